@@ -1,0 +1,222 @@
+"""Evaluation: what is known of a fitted model, per datum, each number with its Monte Carlo error.
+
+Everything here reduces the log-densities of `objectives.log_densities`, in nats, larger is better. Results are fixed by
+a seed; torch's random state and the model's mode (training or evaluation) are left as they were.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from pyrovae.objectives import LogDensities, log_densities
+from pyrovae.rng import isolated
+from pyrovae.vae import VAE
+
+__all__ = ["active_units", "elbo", "kl_per_dimension", "log_likelihood", "metrics"]
+
+_CHUNK = 2**22  # numbers in a decoded tensor at a time, 16 MiB in float32
+
+
+class ELBO(NamedTuple):
+    """Estimates of the evidence lower bound and its terms, for each datum, in nats, each `(N,)`."""
+
+    value: Tensor  # L(x) = reconstruction - kl
+    std_error: Tensor  # of value, from K draws; NaN for K = 1
+    reconstruction: Tensor  # E_q[log p(x | z)], minus the distortion
+    kl: Tensor  # KL(q(z | x) || p(z)), the rate
+
+
+class LogLikelihood(NamedTuple):
+    """Importance sampling estimates of log p(x), for each datum, each `(N,)`."""
+
+    value: Tensor  # log p(x), in nats
+    std_error: Tensor  # of value, from K draws, by the delta method
+    ess: Tensor  # effective number of draws, of K
+
+
+class ActiveUnits(NamedTuple):
+    """Latent dimensions whose posterior mean moves with x."""
+
+    value: int  # how many
+    variance: Tensor  # Var_x(E_q[z_d | x]), `(D,)`
+
+
+def elbo(vae: VAE, x: Tensor, num_samples: int = 1, seed: int = 0) -> ELBO:
+    """L(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)), each term the mean over K draws.
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`.
+        num_samples: K, draws for each datum.
+        seed: of the draws.
+
+    References:
+        Kingma and Welling (2014), Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114
+
+    Example:
+        >>> from pyrovae import encoders, likelihoods, networks, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> elbo(vae, torch.zeros(20, 5), num_samples=100).value.shape
+        torch.Size([20])
+    """
+    batches = []
+    for chunks in _chunks(vae, x, num_samples, seed):
+        terms = [torch.stack([d.reconstruction, d.kl]) for d in chunks]  # each (2, k, B)
+        reconstruction, kl = (sum(t.sum(1) for t in terms) / num_samples).unbind()
+        value = reconstruction - kl
+        squares = sum((t[0] - t[1] - value).square().sum(0) for t in terms)
+        degrees = num_samples - 1
+        std_error = (squares / degrees / num_samples).sqrt() if degrees else torch.full_like(value, math.nan)
+        batches.append(torch.stack([value, std_error, reconstruction, kl]))
+    return ELBO(*torch.cat(batches, -1))
+
+
+def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0) -> LogLikelihood:
+    """log p(x) ~ log 1/K sum_k w_k, with w_k = p(x, z_k) / q(z_k | x), from exactly K draws for each datum.
+
+    On average the estimate is a lower bound, which rises to log p(x) with K. Memory is bounded, whatever K.
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`.
+        num_samples: K, draws for each datum, at least 2 for a standard error.
+        seed: of the draws.
+
+    References:
+        Rezende et al. (2014), Stochastic backpropagation, appendix E, https://arxiv.org/abs/1401.4082
+        Burda et al. (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> from pyrovae import encoders, likelihoods, networks, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> estimate = log_likelihood(vae, torch.zeros(20, 5), num_samples=100)
+        >>> estimate.value.shape, bool((estimate.ess <= 100).all())
+        (torch.Size([20]), True)
+    """
+    batches = []
+    for chunks in _chunks(vae, x, num_samples, seed):
+        first = second = None  # log sum_k w_k and log sum_k w_k^2, each (B,)
+        for densities in chunks:
+            a, b = densities.log_weight.logsumexp(0), (2 * densities.log_weight).logsumexp(0)
+            first, second = (a, b) if first is None else (torch.logaddexp(first, a), torch.logaddexp(second, b))
+        ess = (2 * first - second).exp()  # (sum w)^2 / sum w^2
+        # Var(mean w) / (mean w)^2 = (K sum w^2 / (sum w)^2 - 1) / (K - 1)
+        std_error = (
+            ((num_samples / ess - 1).clamp(min=0) / (num_samples - 1)).sqrt() if num_samples > 1 else ess * math.nan
+        )
+        batches.append(torch.stack([first - math.log(num_samples), std_error, ess]))
+    return LogLikelihood(*torch.cat(batches, -1))
+
+
+def kl_per_dimension(vae: VAE, x: Tensor) -> Tensor | None:
+    """KL(q(z_d | x) || p(z_d)), the mean over data, `(D,)`; None where prior or posterior does not factorise over d.
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`.
+
+    Example:
+        >>> from pyrovae import encoders, likelihoods, networks, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> kl_per_dimension(vae, torch.zeros(20, 5)).shape
+        torch.Size([2])
+    """
+    with _evaluating(vae):
+        q, p = vae.encode(x), vae.prior()
+        if not all(isinstance(d, Independent) and d.reinterpreted_batch_ndims == 1 for d in (q, p)):
+            return None
+        try:
+            return kl_divergence(q.base_dist, p.base_dist).mean(0)
+        except NotImplementedError:  # no closed form for this pair of families
+            return None
+
+
+def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
+    """The number of latent dimensions with Var_x(E_q[z_d | x]) above the threshold.
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`.
+        threshold: least variance of an active dimension.
+
+    References:
+        Burda et al. (2016), Importance weighted autoencoders, section 5.2, https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> from pyrovae import encoders, likelihoods, networks, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> active_units(vae, torch.zeros(20, 5)).value  # all data alike: nothing moves
+        0
+    """
+    with _evaluating(vae):
+        variance = vae.encode(x).mean.var(0)
+    return ActiveUnits(int((variance > threshold).sum()), variance)
+
+
+def metrics(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> dict[str, float | int | list[float] | None]:
+    """Means over data of all of the above, in nats, by flat names; each `_std_error` is Monte Carlo's alone.
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`.
+        num_samples: K, draws for each datum: all for log p(x), a tenth of them for the ELBO.
+        seed: of the draws.
+    """
+    bound = elbo(vae, x, max(num_samples // 10, 2), seed)
+    evidence = log_likelihood(vae, x, num_samples, seed)
+    per_dimension = kl_per_dimension(vae, x)
+    return {
+        "elbo": _mean(bound.value),
+        "elbo_std_error": _mean_error(bound.std_error),
+        "log_likelihood": _mean(evidence.value),
+        "log_likelihood_std_error": _mean_error(evidence.std_error),
+        "log_likelihood_ess": _mean(evidence.ess),
+        "reconstruction": _mean(bound.reconstruction),
+        "kl": _mean(bound.kl),
+        "kl_per_dimension": None if per_dimension is None else per_dimension.tolist(),
+        "active_units": active_units(vae, x).value,
+        "num_samples": num_samples,
+    }
+
+
+def _mean(values: Tensor) -> float:
+    return values.double().mean().item()
+
+
+def _mean_error(std_error: Tensor) -> float:
+    """Standard error of a mean of independent estimates."""
+    return std_error.double().square().sum().sqrt().item() / len(std_error)
+
+
+@contextmanager
+def _evaluating(vae: VAE) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode is restored."""
+    training = vae.training
+    vae.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        vae.train(training)
+
+
+def _chunks(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[Iterator[LogDensities]]:
+    """For each batch of data, the log-densities of K draws, some at a time: `(k, B)` with the k adding up to K."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, not {num_samples}")
+    vae.check(x)
+    draws = max(_CHUNK // x[0].numel(), 1)  # of x given z, at a time
+    k = min(num_samples, max(draws // len(x), 64))
+    with _evaluating(vae), isolated(seed):
+        for batch in x.split(max(draws // k, 1)):
+            sizes = [min(k, num_samples - start) for start in range(0, num_samples, k)]
+            yield (log_densities(vae.model, vae.guide, batch, num_samples=size) for size in sizes)

@@ -1,0 +1,297 @@
+"""Stochastic variational inference: one optimiser step on a bound for a model and a guide."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import pyro
+import pyro.infer
+import torch
+from pyro import poutine
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from pyrovae.objectives import LogDensities, Objective, Program, sample_sites
+from pyrovae.rng import isolated
+
+__all__ = ["SVI", "check"]
+
+
+class SVI(pyro.infer.SVI):
+    """theta, phi <- step: `pyro.infer.SVI` with one optimiser over all parameters, guarded against silent failure.
+
+    Before the first step the programs are checked against each other (see `check`); after it, every parameter must have
+    received a gradient and moved. Pyro's validation, which reads back from the device many times, is left on in the
+    first step alone. A step with one of our objectives reads nothing back but the loss that `step` returns; Pyro's
+    ELBOs read back once for each site.
+
+    Parameters of modules stay with their modules: `pyro.module` leaves nothing in Pyro's store. A `pyro.param`, an
+    autoguide's too, lives in the store as everywhere in Pyro.
+
+    Args:
+        model: Pyro program p(x, z).
+        guide: Pyro program q(z | x), of the same arguments.
+        optim: a `torch.optim` optimiser, or a `pyro.optim` one, of which one is built over all parameters.
+        loss: any `pyro.infer.ELBO`, ours included, or a function as `pyro.infer.SVI` takes it.
+        loss_and_grads: as in `pyro.infer.SVI`.
+        clip_norm: largest norm of the gradient of all parameters together, or None.
+        kwargs: as in `pyro.infer.SVI`.
+
+    Raises:
+        ValueError: if optim is neither; in the first step, if the programs do not fit or a parameter is not trained.
+
+    References:
+        Hoffman et al. (2013), Stochastic variational inference, https://arxiv.org/abs/1206.7051
+        Bingham et al. (2019), Pyro: deep universal probabilistic programming, https://arxiv.org/abs/1810.09538
+
+    Example:
+        >>> from pyrovae import VAE, encoders, likelihoods, networks, objectives, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> optim = torch.optim.Adam(vae.parameters(), lr=1e-3)
+        >>> svi = SVI(vae.model, vae.guide, optim, loss=objectives.ELBO())
+        >>> losses = [svi.step(torch.ones(20, 5)) for _ in range(50)]
+        >>> losses[-1] < losses[0]
+        True
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: torch.optim.Optimizer | PyroOptim,
+        loss: pyro.infer.ELBO | Callable,
+        loss_and_grads: Callable | None = None,
+        clip_norm: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(optim, torch.optim.Optimizer | PyroOptim):
+            raise ValueError(f"optim must be a torch.optim or pyro.optim optimiser, not {type(optim).__name__}")
+        # Pyro's constructor takes none but its own optimisers.
+        super().__init__(model, guide, PyroOptim(type(optim), {}), loss, loss_and_grads, **kwargs)
+        self.optim = optim
+        self.objective = loss
+        self.clip_norm = clip_norm
+        self.optimizer = optim if isinstance(optim, torch.optim.Optimizer) else None
+        self._checked = False
+
+    def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
+        """Take a gradient step and return the loss, minus the objective summed over data; arguments as programs'."""
+        loss, _ = self.update(*args, **kwargs)
+        return type(loss)(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Any, LogDensities | None]:
+        """Take a gradient step; the loss stays on the device, beside the log-densities if the objective is ours."""
+        first, self._checked = not self._checked, True
+        if first:
+            check(self.model, self.guide, *args, **kwargs)
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+        with _unvalidated(not first), _ModuleParameters() as seen:
+            loss, densities = self._loss_and_grads(*args, **kwargs)
+        self._collect(seen.parameters)
+        if self.clip_norm is not None:
+            clip_grad_norm_(self._parameters(), self.clip_norm)
+        with _trains(seen.parameters, self.optimizer) if first else nullcontext():
+            self.optimizer.step()
+        return loss, densities
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
+        """The loss, without a step; arguments as programs'."""
+        with _ModuleParameters():
+            return super().evaluate_loss(*args, **kwargs)
+
+    def _loss_and_grads(self, *args: Any, **kwargs: Any) -> tuple[Any, LogDensities | None]:
+        if not isinstance(self.objective, Objective):
+            return self.loss_and_grads(self.model, self.guide, *args, **kwargs), None
+        densities = self.objective.densities(self.model, self.guide, *args, **kwargs)
+        loss = -self.objective.surrogate(densities)
+        loss.backward()
+        return loss.detach(), densities
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _collect(self, parameters: dict[str, Tensor]) -> None:
+        """Put a Pyro optimiser's parameters into one torch optimiser as they first appear, and clip as Pyro does."""
+        if not isinstance(self.optim, PyroOptim):
+            return
+        held = set(self._parameters()) if self.optimizer is not None else set()
+        new = {name: p for name, p in parameters.items() if p not in held}
+        options = self.optim.pt_optim_args
+        groups = (
+            [([p], _by_name(options, k)) for k, p in new.items()] if callable(options) else [([*new.values()], options)]
+        )
+        for params, group_options in groups:
+            if self.optimizer is not None and params:
+                self.optimizer.add_param_group({"params": params, **group_options})
+            elif params:
+                self.optimizer = self.optim.pt_optim_constructor(params, **group_options)
+        if self.optimizer is None:
+            raise ValueError("model and guide have no parameters: register networks by pyro.module(name, network)")
+        if isinstance(self.optim, PyroLRScheduler) and not self.optim.optim_objs:
+            # Its step() calls step() on all it holds.
+            self.optim.optim_objs[None] = self.optim.pt_scheduler_constructor(self.optimizer, **self.optim.kwargs)
+        for name, p in parameters.items():
+            if clip := _by_name(self.optim.pt_clip_args, name):
+                self.optim._clip_grad(p, **clip)
+
+
+def check(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
+    """Compare a model with its guide: the same latent sites and event dimensions, one log-density for each datum.
+
+    The programs are run once; random state and buffers are left as they were.
+
+    Args:
+        model: Pyro program p(x, z).
+        guide: Pyro program q(z | x), of the same arguments.
+        args: arguments of both.
+        kwargs: keyword arguments of both.
+
+    Raises:
+        ValueError: if they differ; the message names the site and both shapes.
+    """
+    with torch.no_grad(), isolated(), _unvalidated(True), _buffers_restored(model, guide), _ModuleParameters():
+        with _SiteCheck(guide=None):
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        q = sample_sites(guide_trace)
+        with _SiteCheck(guide=q):
+            p = sample_sites(poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs))
+    for name, site in q.items():
+        if name not in p and not site["infer"].get("is_auxiliary"):
+            raise ValueError(f"latent site '{name}' is in the guide but not in the model: give both the same names")
+
+
+class _SiteCheck(Messenger):
+    """Checks each site as it is met, before the program goes on with its value."""
+
+    def __init__(self, guide: dict[str, dict] | None) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if not site_is_subsample(msg):
+            if self.guide is not None:
+                _check_against_guide(msg, self.guide.get(msg["name"]))
+            _check_batch(msg)
+
+
+def _check_against_guide(p: dict, q: dict | None) -> None:
+    """A site of the model against the guide's of the same name."""
+    name = p["name"]
+    if q is None:
+        if not p["is_observed"] and not p["infer"].get("enumerate"):
+            raise ValueError(
+                f"latent site '{name}' is in the model but not in the guide: sample it there, or observe it"
+            )
+    elif p["is_observed"]:
+        raise ValueError(f"site '{name}' is observed in the model but sampled in the guide: leave it out of the guide")
+    elif p["fn"].event_shape != q["fn"].event_shape:
+        raise ValueError(
+            f"site '{name}' has event shape {tuple(p['fn'].event_shape)} in the model but "
+            f"{tuple(q['fn'].event_shape)} in the guide: make their sizes equal, and declare the same dimensions as "
+            f"event by .to_event(n)"
+        )
+
+
+def _check_batch(site: dict) -> None:
+    """A site's log-density against the plates around it."""
+    expected = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized}
+    actual = tuple(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]).shape)
+    plates = tuple(expected.get(dim, 1) for dim in range(min(expected, default=0), 0))
+    padded = (1,) * (len(plates) - len(actual)) + actual
+    extra = (1,) * (len(actual) - len(plates)) + plates
+    if padded != extra:
+        raise ValueError(
+            f"site '{site['name']}' has log-densities of shape {actual} where the plates around it say {plates}: "
+            f"declare the dimensions of one datum as event by .to_event(n), and put the data in one pyro.plate"
+        )
+
+
+@contextmanager
+def _trains(parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Around a step: every parameter of the programs must have a gradient, be held by the optimiser, and move."""
+    rate = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    for name, p in parameters.items():
+        if p.grad is None:
+            cause = "it is not used by the model or the guide, or is cut off by detach() or no_grad()"
+        elif p not in rate:
+            cause = "the optimiser does not hold it: build the optimiser after the last .to() or load_state_dict()"
+        else:
+            continue
+        raise ValueError(
+            f"parameter '{_module_name(name)}' is not trained: {cause}; to freeze it, requires_grad_(False)"
+        )
+    for p in rate.keys() - set(parameters.values()):
+        if p.requires_grad and p.grad is None:
+            raise ValueError(
+                f"a parameter of shape {tuple(p.shape)} that the optimiser holds received no gradient: the programs do "
+                f"not use it; is it another model's, or was it replaced by load_state_dict(assign=True)?"
+            )
+    yield
+    for name, p in parameters.items():
+        if not p.grad.any():
+            warnings.warn(
+                f"parameter '{_module_name(name)}' had a gradient of 0 in the first step: its units may be dead, or "
+                f"what follows them starts at 0",
+                stacklevel=4,
+            )
+        elif rate[p] != 0 and torch.equal(p.detach(), before[name]):
+            raise ValueError(
+                f"parameter '{_module_name(name)}' has a gradient but did not move: is its learning rate ({rate[p]}) "
+                f"too small for its values?"
+            )
+
+
+class _ModuleParameters(Messenger):
+    """Answers `pyro.module` with the module's own parameters, past Pyro's store; keeps by name what programs use."""
+
+    def __enter__(self) -> "_ModuleParameters":
+        self.parameters: dict[str, Tensor] = {}
+        return super().__enter__()
+
+    def _pyro_param(self, msg: dict) -> None:
+        if "$$$" in msg["name"] and len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter):
+            msg["value"] = msg["args"][1]
+
+    def _pyro_post_param(self, msg: dict) -> None:
+        value = msg["value"]
+        self.parameters[msg["name"]] = value.unconstrained() if hasattr(value, "unconstrained") else value
+
+
+def _module_name(name: str) -> str:
+    """A parameter's name as `nn.Module.named_parameters` gives it, after that of its module."""
+    return name.replace("$$$", ".")
+
+
+def _by_name(options: dict | Callable, name: str) -> dict:
+    """Options of a Pyro optimiser, which may be a function of the parameter's name, or of its two halves."""
+    if not callable(options):
+        return options
+    halves = name.split("$$$")
+    one = len(inspect.signature(options).parameters) == 1
+    return options(_module_name(name)) if one else options(halves[0], halves[-1])
+
+
+def _unvalidated(off: bool) -> AbstractContextManager:
+    return pyro.validation_enabled(False) if off else nullcontext()
+
+
+@contextmanager
+def _buffers_restored(*programs: Program) -> Iterator[None]:
+    """Undo what running the programs did to the buffers of the modules that they are methods of."""
+    owners = {getattr(program, "__self__", program) for program in programs}
+    buffers = [b for owner in owners if isinstance(owner, nn.Module) for b in owner.buffers()]
+    saved = [b.clone() for b in buffers]
+    try:
+        yield
+    finally:
+        for b, value in zip(buffers, saved, strict=True):
+            b.copy_(value)

@@ -1,0 +1,304 @@
+"""Training: epochs of SVI steps over data, with validation, schedules, early stopping, checkpoints and resuming."""
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro.infer
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from pyrovae import evaluation
+from pyrovae.batches import Batches
+from pyrovae.checkpoint import Checkpoint
+from pyrovae.data import Intensities
+from pyrovae.files import whole
+from pyrovae.objectives import ELBO, Objective, Program, reduce_traces
+from pyrovae.rng import isolated
+from pyrovae.svi import SVI
+from pyrovae.vae import VAE
+
+__all__ = ["History", "fit"]
+
+OptimizerFactory = Callable[[Iterable], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
+
+_ADAM = partial(torch.optim.Adam, lr=1e-3)
+_STEPWISE = (OneCycleLR, CyclicLR)  # the schedulers that PyTorch steps with the optimiser, not once an epoch
+
+
+class History(list):
+    """One dictionary for each epoch, each term on its own, in nats per datum (means over the epoch's steps).
+
+    `objective` is what was maximised; `elbo`, `reconstruction` and `kl` are the ELBO and its terms on the training data
+    as the steps met them; `valid_elbo` and so on are the same on the validation data after the epoch, from one draw for
+    each datum, with the same noise in all epochs; `learning_rate` is the first group's; `seconds` is the epoch's time.
+    """
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        """An epoch's row by its index, or a column by its name."""
+        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one row an epoch, whole or not at all."""
+        with whole(path) as beside, beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self[0]) if self else ["epoch"])
+            writer.writeheader()
+            writer.writerows(self)
+
+
+def fit(
+    vae: VAE,
+    train: Tensor | Dataset,
+    valid: Tensor | None = None,
+    objective: pyro.infer.ELBO | None = None,
+    epochs: int = 100,
+    batch_size: int = 64,
+    optimizer: OptimizerFactory = _ADAM,
+    encoder_lr: float | None = None,
+    scheduler: SchedulerFactory | None = None,
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> History:
+    """Maximise the objective over the parameters of a model by epochs of SVI steps, on the device where they are.
+
+    All that is random (order, binarization, draws of z, validation) follows from the seed; torch's random state is left
+    as it was, and so is Pyro's store. Afterwards the model is in evaluation mode.
+
+    Args:
+        vae: the model, changed in place.
+        train: data `(N, *event)`, kept on the device if they fit there, else streamed; `data.Intensities` are
+            binarized on the device, anew each epoch. Or a map-style `Dataset` of data (or of tuples that begin with
+            one), streamed.
+        valid: data `(N, *event)` to validate on after each epoch.
+        objective: any `pyro.infer.ELBO`; by default `objectives.ELBO()`.
+        epochs: passes over the data.
+        batch_size: B, data in a step.
+        optimizer: makes a `torch.optim` optimiser of parameter groups, like `partial(torch.optim.Adam, lr=1e-3)`.
+        encoder_lr: learning rate of the encoder, if it shall differ from the optimiser's.
+        scheduler: makes a scheduler of `torch.optim.lr_scheduler` of the optimiser; stepped after each epoch,
+            OneCycleLR and CyclicLR after each step; ReduceLROnPlateau watches the validation ELBO.
+        clip_norm: largest norm of the gradient of all parameters together.
+        patience: stop after so many epochs without a better validation ELBO, and return to the best parameters.
+        shuffle: whether each epoch has an order of its own.
+        seed: of everything random.
+        folder: where `checkpoint.pt` and `history.csv` are written after each epoch.
+        resume: go on from the folder's checkpoint, to the same end as without interruption.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: if data do not suit the likelihood, an argument is out of range, or a checkpoint is of another run.
+        FileNotFoundError: if there is no checkpoint to resume.
+        FloatingPointError: if the ELBO of an epoch is not finite.
+
+    Example:
+        >>> from pyrovae import VAE, data, encoders, likelihoods, networks, priors
+        >>> digits = data.load("digits", binarize="dynamic")
+        >>> decode, encode = networks.MLP(2, (1, 8, 8)), networks.MLP((1, 8, 8), 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(decode), encoders.DiagonalNormal(encode))
+        >>> history = fit(vae, digits.train, digits.valid, epochs=3, progress=False)
+        >>> history["valid_elbo"][2] > history["valid_elbo"][0]
+        True
+    """
+    _check_arguments(epochs, batch_size, patience, scheduler, valid, folder, resume)
+    device = next(vae.parameters()).device
+    with isolated(seed):
+        batches = Batches(train, batch_size, shuffle, seed, device)
+        _check_data(vae, train, valid)
+        objective = ELBO() if objective is None else objective
+        optim = optimizer(_groups(vae, encoder_lr))
+        schedule = None if scheduler is None else scheduler(optim)
+        step = _Step(vae, optim, objective, clip_norm)
+        history, best = History(), {}
+        if folder is not None:
+            settings = _settings(batches, objective, seed, clip_norm, patience)
+            checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", settings, vae=vae, optimizer=optim, batches=batches)
+            checkpoint.parts |= {} if schedule is None else {"scheduler": schedule}
+            if resume:
+                values = checkpoint.load()
+                history, best = History(values["history"]), values["best"]
+            else:
+                checkpoint.save(history=[], best={})
+        total, done = epochs * len(batches), len(history) * len(batches)
+        with tqdm(total=total, initial=done, disable=not progress, dynamic_ncols=True) as bar:
+            while len(history) < epochs and not (patience and len(history) - _best_epoch(history) > patience):
+                bar.set_description(f"epoch {len(history) + 1}/{epochs}")
+                row = {"epoch": len(history) + 1, **_epoch(vae, step, batches, schedule, bar)}
+                if valid is not None:
+                    row |= _validation(vae, valid.to(device), seed)
+                history.append(_finite(row))
+                bar.set_postfix(
+                    {k: f"{row[k]:.2f}" for k in ("elbo", "reconstruction", "kl", "valid_elbo") if k in row}
+                )
+                _step_schedule(schedule, row)
+                if patience and _best_epoch(history) == row["epoch"]:
+                    best = {name: value.clone() for name, value in vae.state_dict().items()}
+                if folder is not None:
+                    checkpoint.save(history=list(history), best=best)
+                    history.to_csv(Path(folder) / "history.csv")
+    if best:
+        vae.load_state_dict(best)
+    vae.eval()
+    return history
+
+
+class _Step:
+    """An SVI step that tells the terms of the ELBO, whatever objective is maximised."""
+
+    def __init__(
+        self, vae: VAE, optim: torch.optim.Optimizer, objective: pyro.infer.ELBO, clip_norm: float | None
+    ) -> None:
+        # Our objectives give the log-densities that they reduced; for Pyro's ELBOs the programs' traces give them.
+        self.foreign = not isinstance(objective, Objective)
+        self.model, self.guide = (_Traced(p) if self.foreign else p for p in (vae.model, vae.guide))
+        self.svi = SVI(self.model, self.guide, optim, objective, clip_norm=clip_norm)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Step on a batch; objective, reconstruction and KL, summed over data, on the device, `(3,)`."""
+        loss, densities = self.svi.update(x)
+        runs = [densities]
+        with torch.no_grad():
+            if self.foreign:
+                loss = loss[0] if isinstance(loss, tuple) else loss
+                runs = [reduce_traces(p, q) for p, q in zip(self.model.pop(), self.guide.pop(), strict=True)]
+            terms = [torch.stack([run.reconstruction.mean(0).sum(), run.kl.mean(0).sum()]) for run in runs]
+            return torch.cat([-torch.as_tensor(loss).to(x).reshape(1), sum(terms) / len(terms)])
+
+
+class _Traced:
+    """A program that keeps the traces of its runs with gradient."""
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.traces = program, []
+        self.__self__ = program.__self__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        traced = poutine.trace(self.program)
+        result = traced(*args, **kwargs)
+        if torch.is_grad_enabled():
+            self.traces.append(traced.trace)
+        return result
+
+    def pop(self) -> list[poutine.Trace]:
+        """The traces since the last call."""
+        traces, self.traces = self.traces, []
+        return traces
+
+
+def _epoch(vae: VAE, step: _Step, batches: Batches, schedule: LRScheduler | None, bar: tqdm) -> dict[str, float]:
+    """One pass over the data; its row of the history."""
+    start, rate = time.perf_counter(), step.svi.optim.param_groups[0]["lr"]
+    vae.train()
+    total = 0
+    for x in batches:
+        total += step(x).double()
+        if isinstance(schedule, _STEPWISE):
+            schedule.step()
+        bar.update()
+    objective, reconstruction, kl = (total / batches.size).tolist()
+    return {
+        "objective": objective,
+        "elbo": reconstruction - kl,
+        "reconstruction": reconstruction,
+        "kl": kl,
+        "learning_rate": float(rate),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _validation(vae: VAE, valid: Tensor, seed: int) -> dict[str, float]:
+    bound = evaluation.elbo(vae, valid, num_samples=1, seed=seed)
+    terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
+    return {f"valid_{name}": value.double().mean().item() for name, value in terms.items()}
+
+
+def _finite(row: dict[str, float]) -> dict[str, float]:
+    for name in ("elbo", "valid_elbo"):
+        if not math.isfinite(row.get(name, 0.0)):
+            raise FloatingPointError(
+                f"{name} is {row[name]} in epoch {row['epoch']}: try a smaller learning rate or clip_norm, and look "
+                f"for extreme values in the data"
+            )
+    return row
+
+
+def _step_schedule(schedule: LRScheduler | None, row: dict[str, float]) -> None:
+    """After an epoch."""
+    if isinstance(schedule, ReduceLROnPlateau):
+        schedule.step(row["valid_elbo"] if schedule.mode == "max" else -row["valid_elbo"])
+    elif schedule is not None and not isinstance(schedule, _STEPWISE):
+        schedule.step()
+
+
+def _best_epoch(history: History) -> int:
+    """The epoch with the best validation ELBO, counted from 1, or 0 before the first."""
+    return max(history, key=lambda row: row["valid_elbo"])["epoch"] if history else 0
+
+
+def _groups(vae: VAE, encoder_lr: float | None) -> list[dict[str, Any]]:
+    """Parameters in the groups of an optimiser: all, or the encoder's with its own learning rate and the others."""
+    if encoder_lr is None:
+        return [{"params": list(vae.parameters())}]
+    encoder = list(vae.encoder.parameters())
+    others = [p for p in vae.parameters() if all(p is not e for e in encoder)]
+    return [{"params": others}, {"params": encoder, "lr": encoder_lr}]
+
+
+def _settings(
+    batches: Batches, objective: pyro.infer.ELBO, seed: int, clip_norm: float | None, patience: int | None
+) -> dict[str, Any]:
+    """What must not change when a run goes on."""
+    return {
+        "number of data": batches.size,
+        "batch_size": batches.batch_size,
+        "shuffle": batches.shuffle,
+        "seed": seed,
+        "clip_norm": clip_norm,
+        "patience": patience,
+        "objective": f"{type(objective).__name__}(num_particles={objective.num_particles})",
+    }
+
+
+def _check_arguments(
+    epochs: int,
+    batch_size: int,
+    patience: int | None,
+    scheduler: SchedulerFactory | None,
+    valid: Tensor | None,
+    folder: str | Path | None,
+    resume: bool,
+) -> None:
+    if epochs < 0 or batch_size < 1 or (patience is not None and patience < 1):
+        raise ValueError(
+            f"epochs must be at least 0, batch_size and patience at least 1, not {epochs}, {batch_size} and {patience}"
+        )
+    plateau = getattr(scheduler, "func", scheduler) is ReduceLROnPlateau
+    if valid is None and (patience is not None or plateau):
+        raise ValueError("early stopping and ReduceLROnPlateau watch the validation ELBO: give valid data")
+    if resume and folder is None:
+        raise ValueError("to resume, give the folder that holds the checkpoint")
+
+
+def _check_data(vae: VAE, train: Tensor | Dataset, valid: Tensor | None) -> None:
+    """Refuse at once data to which the likelihood gives no density; of a streamed set, look at the first datum."""
+    if isinstance(train, Intensities):
+        train = torch.bernoulli(train, generator=torch.Generator(train.device).manual_seed(0))
+    if not isinstance(train, Tensor):
+        first = train[0]
+        train = (first[0] if isinstance(first, list | tuple) else first).unsqueeze(0)
+    vae.check(train, "train")
+    if valid is not None:
+        vae.check(valid, "valid")

@@ -1,0 +1,20 @@
+"""Train a variational autoencoder, score it on test data and draw its figures: `python scripts/train.py --help`.
+
+Components are chosen by class name or import path, and their constructor arguments are options:
+`python scripts/train.py --prior MixtureOfNormals --prior.components 20 --latent_dim 2 --epochs 50`
+"""
+
+from pyrovae import runs
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    options, folder, resume = runs.parse(arguments)
+    run = runs.train(options, folder, resume)
+    metrics = runs.report(run, folder, options.num_samples)
+    print(runs.summary(metrics))
+    print(f"kept in {folder}")
+
+
+if __name__ == "__main__":
+    runs.command(main)
