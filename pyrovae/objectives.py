@@ -224,7 +224,7 @@ def _per_datum(site: dict, plate: Any) -> Tensor:
 
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
-    return a is b or bool(torch.as_tensor(a == b).all())
+    return a is b or bool((a == b) if isinstance(a == b, bool) else (a == b).all())
 
 
 def _names(names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import pyro
 import pyro.infer
 import torch
 from pyro import poutine
+from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.poutine.messenger import Messenger
@@ -21,6 +22,9 @@ from pyrovae.objectives import LogDensities, Objective, Program, sample_sites
 from pyrovae.rng import isolated
 
 __all__ = ["SVI", "check"]
+
+
+_REMEDY = "declare the dimensions of one datum as event by .to_event(n), and put the data in one pyro.plate"
 
 
 class SVI(pyro.infer.SVI):
@@ -84,15 +88,15 @@ class SVI(pyro.infer.SVI):
     def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """Take a gradient step and return the loss, minus the objective summed over data; arguments as programs'."""
         loss, _ = self.update(*args, **kwargs)
-        return type(loss)(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+        return type(loss)(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Any, LogDensities | None]:
         """Take a gradient step; the loss stays on the device, beside the log-densities if the objective is ours."""
         first, self._checked = not self._checked, True
         if first:
             check(self.model, self.guide, *args, **kwargs)
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
+            if self.optimizer is not None:
+                self.optimizer.zero_grad()
         with _unvalidated(not first), _ModuleParameters() as seen:
             loss, densities = self._loss_and_grads(*args, **kwargs)
         self._collect(seen.parameters)
@@ -100,6 +104,7 @@ class SVI(pyro.infer.SVI):
             clip_grad_norm_(self._parameters(), self.clip_norm)
         with _trains(seen.parameters, self.optimizer) if first else nullcontext():
             self.optimizer.step()
+        self.optimizer.zero_grad()
         return loss, densities
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
@@ -158,11 +163,17 @@ def check(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
         ValueError: if they differ; the message names the site and both shapes.
     """
     with torch.no_grad(), isolated(), _unvalidated(True), _buffers_restored(model, guide), _ModuleParameters():
-        with _SiteCheck(guide=None):
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        q = sample_sites(guide_trace)
-        with _SiteCheck(guide=q):
-            p = sample_sites(poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs))
+        try:
+            with _SiteCheck(guide=None):
+                guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            q = sample_sites(guide_trace)
+            with _SiteCheck(guide=q):
+                p = sample_sites(poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs))
+        except ValueError as error:
+            first, *shapes = str(error).splitlines()
+            if first.startswith("Shape mismatch inside plate"):  # Pyro's words for a batch unlike its plate
+                raise ValueError("\n".join([f"{first}: {_REMEDY}", *shapes])) from error
+            raise
     for name, site in q.items():
         if name not in p and not site["infer"].get("is_auxiliary"):
             raise ValueError(f"latent site '{name}' is in the guide but not in the model: give both the same names")
@@ -210,7 +221,7 @@ def _check_batch(site: dict) -> None:
     if padded != extra:
         raise ValueError(
             f"site '{site['name']}' has log-densities of shape {actual} where the plates around it say {plates}: "
-            f"declare the dimensions of one datum as event by .to_event(n), and put the data in one pyro.plate"
+            f"{_REMEDY}"
         )
 
 
@@ -229,21 +240,23 @@ def _trains(parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> 
         raise ValueError(
             f"parameter '{_module_name(name)}' is not trained: {cause}; to freeze it, requires_grad_(False)"
         )
-    for p in rate.keys() - set(parameters.values()):
-        if p.requires_grad and p.grad is None:
+    used = set(parameters.values())
+    for p in rate:
+        if p.requires_grad and p.grad is None and p not in used:
             raise ValueError(
                 f"a parameter of shape {tuple(p.shape)} that the optimiser holds received no gradient: the programs do "
                 f"not use it; is it another model's, or was it replaced by load_state_dict(assign=True)?"
             )
     yield
+    still = [name for name, p in parameters.items() if not p.grad.any()]
+    if still:
+        warnings.warn(
+            f"the gradient was 0 in the first step for {', '.join(map(_module_name, still))}: units may be dead, or "
+            f"what follows them starts at 0",
+            stacklevel=5,
+        )
     for name, p in parameters.items():
-        if not p.grad.any():
-            warnings.warn(
-                f"parameter '{_module_name(name)}' had a gradient of 0 in the first step: its units may be dead, or "
-                f"what follows them starts at 0",
-                stacklevel=4,
-            )
-        elif rate[p] != 0 and torch.equal(p.detach(), before[name]):
+        if name not in still and rate[p] != 0 and torch.equal(p.detach(), before[name]):
             raise ValueError(
                 f"parameter '{_module_name(name)}' has a gradient but did not move: is its learning rate ({rate[p]}) "
                 f"too small for its values?"

@@ -1,0 +1,149 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from linear_gaussian import LinearGaussian
+from scipy.stats import chi2
+
+from pyrovae import VAE, encoders, evaluation, likelihoods, networks, priors
+
+LEVEL = 1e-3  # of the statistical tests, each with a fixed seed
+
+
+def z_test(estimate, std_error, exact):
+    """Estimates of N data against their exact values: sum of squared z-scores under chi-square with N degrees."""
+    z = (estimate.numpy() - exact) / std_error.numpy()
+    assert chi2.sf((z**2).sum(), len(z)) > LEVEL
+    assert chi2.cdf((z**2).sum(), len(z)) > LEVEL  # nor is the error overstated
+
+
+def test_elbo_and_its_terms_agree_with_the_closed_form():
+    exact = LinearGaussian()
+    estimate = evaluation.elbo(exact.vae, exact.data, num_samples=20_000)
+    z_test(estimate.value, estimate.std_error, exact.elbo())
+    assert torch.allclose(estimate.reconstruction - estimate.kl, estimate.value)
+    np.testing.assert_allclose(estimate.kl, exact.kl().sum(1), atol=0.05)
+    np.testing.assert_allclose(estimate.reconstruction, exact.reconstruction(), atol=0.2)
+    assert (estimate.std_error < 0.05).all()
+
+
+def test_log_likelihood_agrees_with_the_closed_form():
+    exact = LinearGaussian()
+    estimate = evaluation.log_likelihood(exact.vae, exact.data, num_samples=50_000)
+    np.testing.assert_allclose(estimate.value, exact.log_likelihood(), atol=0.1)
+    z_test(estimate.value, estimate.std_error, exact.log_likelihood())
+    assert (exact.elbo() < exact.log_likelihood() - 0.1).all()  # so an ELBO could not pass
+
+
+def test_exact_posterior_gives_log_likelihood_from_any_draw():
+    exact = LinearGaussian(exact_posterior=True)
+    estimate = evaluation.log_likelihood(exact.vae, exact.data, num_samples=7)
+    np.testing.assert_allclose(estimate.value, exact.log_likelihood(), rtol=1e-10)
+    np.testing.assert_allclose(estimate.ess, 7, rtol=1e-10)
+    np.testing.assert_allclose(estimate.std_error, 0, atol=1e-6)
+    bound = evaluation.elbo(exact.vae, exact.data, num_samples=3)
+    np.testing.assert_allclose(bound.value, exact.log_likelihood(), rtol=1e-10)
+    np.testing.assert_allclose(bound.value, exact.elbo(), rtol=1e-10)
+
+
+def test_standard_error_is_that_of_repeated_estimates():
+    exact = LinearGaussian(num_data=3)
+    runs = [evaluation.log_likelihood(exact.vae, exact.data, num_samples=2_000, seed=s) for s in range(200)]
+    values, errors = torch.stack([r.value for r in runs]), torch.stack([r.std_error for r in runs])
+    assert torch.allclose(errors.mean(0), values.std(0), rtol=0.25)
+
+
+@pytest.mark.parametrize("measure", [evaluation.elbo, evaluation.log_likelihood])
+def test_chunks_use_exactly_k_draws_for_each_datum(measure, monkeypatch):
+    exact, drawn = LinearGaussian(), []
+    original = evaluation.log_densities
+
+    def counting(model, guide, x, num_samples):
+        drawn.append(num_samples * len(x))
+        return original(model, guide, x, num_samples=num_samples)
+
+    monkeypatch.setattr(evaluation, "log_densities", counting)
+    monkeypatch.setattr(evaluation, "_CHUNK", 5 * 4 * 100)  # 400 vectors at a time
+    result = measure(exact.vae, exact.data, num_samples=1001)
+    assert sum(drawn) == 1001 * 6
+    assert len(drawn) > 6
+    assert max(drawn) <= 400
+    assert all(values.shape == (6,) for values in result)
+
+
+def test_results_follow_from_the_seed_and_leave_random_state_and_mode_alone():
+    exact = LinearGaussian()
+    state = torch.get_rng_state()
+    exact.vae.train()
+    first, second, other = (evaluation.log_likelihood(exact.vae, exact.data, 100, seed=s).value for s in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert exact.vae.training
+
+
+def test_evaluation_mode_is_used():
+    class Noisy(networks.MLP):
+        def forward(self, x):
+            assert not self.training
+            return super().forward(x)
+
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(Noisy(2, 5)),
+        encoders.DiagonalNormal(Noisy(5, 4)),
+    )
+    evaluation.metrics(vae, torch.zeros(4, 5), num_samples=20)
+    assert vae.training
+
+
+def test_kl_per_dimension_agrees_with_the_closed_form():
+    exact = LinearGaussian()
+    np.testing.assert_allclose(evaluation.kl_per_dimension(exact.vae, exact.data), exact.kl().mean(0), rtol=1e-10)
+
+
+def test_kl_per_dimension_is_refused_where_the_prior_does_not_factorise():
+    vae = VAE(
+        priors.MixtureOfNormals(2),
+        likelihoods.Bernoulli(networks.MLP(2, 5)),
+        encoders.DiagonalNormal(networks.MLP(5, 4)),
+    )
+    assert evaluation.kl_per_dimension(vae, torch.zeros(4, 5)) is None
+
+
+def test_active_units_are_those_whose_mean_moves():
+    exact = LinearGaussian(num_data=50)
+    with torch.no_grad():
+        exact.vae.encoder.network.layers[-1].weight[1] = 0  # z_2 does not look at x
+    result = evaluation.active_units(exact.vae, exact.data)
+    assert result.value == 1
+    expected = np.var(exact.x @ exact.V.T, axis=0, ddof=1) * [1, 0]
+    np.testing.assert_allclose(result.variance, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_metrics_are_flat_and_means_of_the_parts():
+    exact = LinearGaussian()
+    metrics = evaluation.metrics(exact.vae, exact.data, num_samples=1000)
+    bound = evaluation.elbo(exact.vae, exact.data, num_samples=100)
+    assert metrics["elbo"] == pytest.approx(bound.value.mean().item())
+    assert metrics["elbo_std_error"] == pytest.approx(math.sqrt((bound.std_error**2).sum()) / 6)
+    assert metrics["log_likelihood"] == pytest.approx(exact.log_likelihood().mean(), abs=0.2)
+    assert metrics["kl"] == pytest.approx(sum(metrics["kl_per_dimension"]), abs=0.3)
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_no_draws_are_refused(k):
+    exact = LinearGaussian()
+    with pytest.raises(ValueError, match="num_samples"):
+        evaluation.log_likelihood(exact.vae, exact.data, num_samples=k)
+
+
+def test_data_outside_the_support_are_refused():
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(networks.MLP(2, 5)),
+        encoders.DiagonalNormal(networks.MLP(5, 4)),
+    )
+    with pytest.raises(ValueError, match="binarize"):
+        evaluation.elbo(vae, torch.full((3, 5), 0.5))
