@@ -107,8 +107,14 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
     vae, dataset = build(**_for(build, arguments))
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / CONFIG) as path:
-        path.write_text(parser().dump(options))
-    history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **_for(fit, arguments))
+        path.write_text(parser().dump(options, skip_unset=False))
+    try:
+        history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **_for(fit, arguments))
+    except ValueError:
+        if not (folder / CHECKPOINT).exists():  # refused before it began: no trace of it remains
+            (folder / CONFIG).unlink()
+            folder.rmdir()
+        raise
     return Run(vae, dataset, history, options)
 
 
@@ -255,6 +261,7 @@ def parser() -> Parser:
         {
             "objective": {"class_path": "pyrovae.objectives.ELBO"},
             "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+            "epochs": 200,
         }
     )
     return parser
@@ -305,19 +312,26 @@ def _for(function: Callable, arguments: dict) -> dict:
     return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
 
 
+_KINDS = {"int": "whole number", "float": "number", "Sequence": "list such as [128, 128]"}
+
+
 def _one_line(message: str) -> str:
     """What jsonargparse says over many lines, as one sentence."""
     keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     option = f"--{keys}: " if keys else ""
-    value = re.findall(r"(?:Got|Given) value: (.*)", message)
-    if (name := re.findall(r"Expected a dot import path string: (\S+)", message)) and "float" not in message:
+    if name := re.findall(r"(?:^|: |\n  )Expected a dot import path string: (\S+)", message):
         return f"{option}no class is called '{name[-1].rstrip('.')}': give a name that --help lists, or an import path"
-    if value and (kinds := re.findall(r"Expected a (?:<class ')?([\w.]+(?:\[.*?\])?)", message)):
-        kinds = [
-            kind.rpartition(".")[2] if "[" not in kind else kind for kind in kinds if kind not in ("NoneType", "dot")
-        ]
-        return f"{option}'{value[-1].strip()}' is no {' or '.join(kinds).replace('typing.', '')}"
-    return option + " ".join(re.sub(r'Parser key "[^"]+":?', "", message).split())
+    if found := re.findall(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", message):
+        return f"{option}{found[-1][0]} is no {found[-1][1]}"
+    if found := re.findall(r"No module named '\S+'", message):
+        return f"{option}{found[-1]}"
+    causes = [cause for cause in re.findall(r"^ *- (.*)", message, re.MULTILINE) if "NoneType" not in cause]
+    cause = causes[0] if causes else message
+    value = re.findall(r"(?:Got|Given) value: (.*)", message)
+    if value and (kind := re.search(r"Expected a (?:<class '(?:[\w.]+\.)?(\w+)'>|typing\.Literal\[(.*)\])", cause)):
+        kind = f"one of {kind[2]}" if kind[2] else f"a {_KINDS.get(kind[1], kind[1])}"
+        return f"{option}'{value[-1].strip()}' is not {kind}"
+    return option + " ".join(re.sub(r'Parser key "[^"]+":?', "", cause).split())
 
 
 def command(main: Callable[[], None]) -> None:
@@ -325,7 +339,7 @@ def command(main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_one_line(str(error))}\n")
         sys.exit(2)
 
 

@@ -90,7 +90,7 @@ def fit(
         optimizer: makes a `torch.optim` optimiser of parameter groups, like `partial(torch.optim.Adam, lr=1e-3)`.
         encoder_lr: learning rate of the encoder, if it shall differ from the optimiser's.
         scheduler: makes a scheduler of `torch.optim.lr_scheduler` of the optimiser; stepped after each epoch,
-            OneCycleLR and CyclicLR after each step; ReduceLROnPlateau watches the validation ELBO.
+            OneCycleLR and CyclicLR after each step; ReduceLROnPlateau watches minus the validation ELBO.
         clip_norm: largest norm of the gradient of all parameters together.
         patience: stop after so many epochs without a better validation ELBO, and return to the best parameters.
         shuffle: whether each epoch has an order of its own.
@@ -121,6 +121,8 @@ def fit(
         objective = ELBO() if objective is None else objective
         optim = optimizer(_groups(vae, encoder_lr))
         schedule = None if scheduler is None else scheduler(optim)
+        if getattr(schedule, "mode", "min") == "max":
+            raise ValueError("ReduceLROnPlateau watches a loss, minus the validation ELBO: leave its mode at 'min'")
         step = _Step(vae, optim, objective, clip_norm)
         history, best = History(), {}
         if folder is not None:
@@ -134,7 +136,7 @@ def fit(
                 checkpoint.save(history=[], best={})
         total, done = epochs * len(batches), len(history) * len(batches)
         with tqdm(total=total, initial=done, disable=not progress, dynamic_ncols=True) as bar:
-            while len(history) < epochs and not (patience and len(history) - _best_epoch(history) > patience):
+            while len(history) < epochs and not (patience and len(history) - _best_epoch(history) >= patience):
                 bar.set_description(f"epoch {len(history) + 1}/{epochs}")
                 row = {"epoch": len(history) + 1, **_epoch(vae, step, batches, schedule, bar)}
                 if valid is not None:
@@ -238,7 +240,7 @@ def _finite(row: dict[str, float]) -> dict[str, float]:
 def _step_schedule(schedule: LRScheduler | None, row: dict[str, float]) -> None:
     """After an epoch."""
     if isinstance(schedule, ReduceLROnPlateau):
-        schedule.step(row["valid_elbo"] if schedule.mode == "max" else -row["valid_elbo"])
+        schedule.step(-row["valid_elbo"])
     elif schedule is not None and not isinstance(schedule, _STEPWISE):
         schedule.step()
 

@@ -1,4 +1,4 @@
-"""A VAE whose answers are known in closed form: z ~ N(0, I), x | z ~ N(W z + b, s^2 I), q(z | x) = N(V x + c, diag(t^2)).
+"""A VAE whose answers are known: z ~ N(0, I), x | z ~ N(W z + b, s^2 I), q(z | x) = N(V x + c, diag(t^2)).
 
 Marginally x ~ N(b, W W' + s^2 I); see Tipping and Bishop (1999), https://doi.org/10.1111/1467-9868.00196
 """

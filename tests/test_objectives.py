@@ -88,9 +88,9 @@ def test_gradient_agrees_with_the_closed_form():
         draws.append(torch.cat([-decoder.weight.grad.flatten(), -decoder.bias.grad]).numpy())
     mean = exact.x @ exact.V.T + exact.c  # of q(z | x)
     residual = exact.x - exact.b - mean @ exact.W.T
-    by_W = (residual.T @ mean - len(mean) * exact.W * exact.t**2) / exact.s**2
+    by_w = (residual.T @ mean - len(mean) * exact.W * exact.t**2) / exact.s**2
     by_b = residual.sum(0) / exact.s**2
-    expected = np.concatenate([by_W.ravel(), by_b])
+    expected = np.concatenate([by_w.ravel(), by_b])
     z = (np.mean(draws, 0) - expected) / (np.std(draws, 0, ddof=1) / 30**0.5)
     assert np.abs(z).max() < 5  # p < 1e-4 for each of 15 under Student's t with 29 degrees
     assert np.linalg.norm(np.std(draws, 0) / 30**0.5) < 0.01 * np.linalg.norm(expected)

@@ -253,7 +253,7 @@ def test_a_network_without_pyro_module_is_told():
         with pyro.plate("data", len(x)):
             pyro.sample("z", vae.encoder(x))
 
-    with pytest.raises(ValueError, match="pyro.module"):
+    with pytest.raises(ValueError, match=r"pyro\.module"):
         SVI(model, guide, pyro.optim.Adam({}), Trace_ELBO()).step(make_data())
     step(model, guide, vae.parameters(), objectives.ELBO())  # a torch optimiser knows its parameters
 

@@ -1,0 +1,362 @@
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from programs import make_data, make_vae, parameters, same
+from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
+from torch.optim.lr_scheduler import LinearLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.utils.data import TensorDataset
+
+from pyrovae import VAE, encoders, evaluation, fit, likelihoods, networks, objectives, priors
+from pyrovae.data import Intensities
+
+quiet = partial(fit, progress=False)
+
+
+def sgd(lr):
+    return partial(torch.optim.SGD, lr=lr)
+
+
+# What it does --------------------------------------------------------------------------------------------------------
+
+
+def test_it_raises_the_bound_on_data_it_has_not_seen():
+    vae, data = make_vae(), make_data(400)
+    train, valid = data[::2], data[1::2]
+    before = evaluation.elbo(vae, valid).value.mean()
+    history = quiet(vae, train, valid, epochs=60, batch_size=20)
+    after = evaluation.elbo(vae, valid).value.mean()
+    # Pixels of 0.1 and 0.9: -16 H(0.1) - log 2 = -5.9 nats at best, -16 log 2 = -11.1 without any structure.
+    assert before < -10.5
+    assert after > -7.5
+    assert history["valid_elbo"][-1] == pytest.approx(after.item(), rel=1e-6)
+
+
+def test_history_has_each_term_on_its_own(tmp_path):
+    history = quiet(make_vae(), make_data(), make_data(), epochs=3, batch_size=10, folder=tmp_path)
+    assert history["epoch"] == [1, 2, 3]
+    for row in history:
+        assert row["elbo"] == pytest.approx(row["reconstruction"] - row["kl"])
+        assert row["valid_elbo"] == pytest.approx(row["valid_reconstruction"] - row["valid_kl"], rel=1e-5)
+        assert row["objective"] == pytest.approx(row["elbo"], rel=1e-5)
+    with (tmp_path / "history.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert rows == list(history)
+
+
+def test_terms_are_means_over_data_whatever_the_batches():
+    """With a learning rate of 0 the epoch's means must be those of the evaluation, the last, smaller batch included."""
+    vae, x = make_vae(), make_data(50)
+    history = quiet(vae, x, epochs=400, batch_size=48, optimizer=sgd(0.0))
+    expected = evaluation.elbo(vae, x, num_samples=400)
+    for name in ("reconstruction", "kl"):
+        draws = torch.tensor(history[name])
+        error = draws.std().item() / 400**0.5
+        assert draws.mean().item() == pytest.approx(getattr(expected, name).mean().item(), abs=5 * error)
+        assert error < 0.03
+
+
+@pytest.mark.parametrize(
+    ("objective", "equal"),
+    [
+        (Trace_ELBO(), True),
+        (Trace_ELBO(num_particles=3), True),
+        (Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1), True),
+        (TraceMeanField_ELBO(), False),
+        (RenyiELBO(num_particles=4), False),
+        (ReweightedWakeSleep(num_particles=2, max_plate_nesting=1), False),
+        (objectives.ELBO(num_particles=3), True),
+    ],
+)
+def test_any_objective_tells_the_terms_of_the_elbo(objective, equal):
+    vae, x = make_vae(), make_data(100)
+    history = quiet(vae, x, epochs=30, batch_size=25, objective=objective, optimizer=sgd(0.0))
+    expected = evaluation.elbo(vae, x, num_samples=200)
+    for name in ("reconstruction", "kl"):
+        draws = torch.tensor(history[name])
+        tolerance = 5 * draws.std().item() / 30**0.5
+        assert draws.mean().item() == pytest.approx(getattr(expected, name).mean().item(), abs=tolerance)
+    assert (history["objective"][0] == pytest.approx(history["elbo"][0], rel=1e-5)) == equal
+
+
+def test_intensities_are_drawn_anew_each_epoch_and_grey_data_refused():
+    vae, x = make_vae(), torch.full((30, 1, 4, 4), 0.5)
+    history = quiet(vae, Intensities(x), epochs=4, optimizer=sgd(0.0))
+    assert len(set(history["reconstruction"])) == 4
+    with pytest.raises(ValueError, match=r"train\[0, 0, 0, 0\] is 0.5 .*binarize.*Intensities"):
+        quiet(vae, x)
+    with pytest.raises(ValueError, match="valid"):
+        quiet(vae, make_data(), valid=x)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.zeros(0, 1, 4, 4), "empty"),
+        (torch.zeros(3, 1, 4, 4, dtype=torch.int64), "int64"),
+        (torch.full((3, 1, 4, 4), math.nan), "finite"),
+        (torch.zeros(3, 1, 4, 5), r"\(1, 4, 5\)"),
+        (TensorDataset(torch.full((3, 1, 4, 4), 0.3)), "binarize"),
+    ],
+)
+def test_bad_data_are_refused_at_once(data, message):
+    with pytest.raises(ValueError, match=message):
+        quiet(make_vae(), data)
+
+
+def test_a_dataset_is_streamed_to_the_same_end_as_a_tensor():
+    x, vaes = make_data(), (make_vae(), make_vae())
+    quiet(vaes[0], x, epochs=3, batch_size=7)
+    quiet(vaes[1], TensorDataset(x, torch.arange(len(x))), epochs=3, batch_size=7)
+    assert same(*map(parameters, vaes))
+
+
+# Random numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_all_follows_from_the_seed_and_the_world_is_left_alone():
+    ends = []
+    for seed, disturbance in ((0, 1), (0, 2), (1, 1)):
+        vae = make_vae()
+        torch.manual_seed(disturbance)
+        state = torch.get_rng_state()
+        quiet(vae, Intensities(make_data() * 0.9), make_data(), epochs=2, batch_size=7, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        ends.append(parameters(vae))
+    assert same(ends[0], ends[1])
+    assert not same(ends[0], ends[2])
+
+
+# Optimisation --------------------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_may_have_a_learning_rate_of_its_own():
+    vae = make_vae()
+    before = parameters(vae)
+    quiet(vae, make_data(), epochs=1, batch_size=24, optimizer=sgd(1e-3), encoder_lr=0.0)
+    moved = {name for name, value in parameters(vae).items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if "encoder" not in name}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "rates"),
+    [
+        (None, [1.0, 1.0, 1.0, 1.0]),
+        (partial(StepLR, step_size=2, gamma=0.1), [1.0, 1.0, 0.1, 0.1]),
+        (partial(LinearLR, start_factor=0.25, total_iters=3), [0.25, 0.5, 0.75, 1.0]),
+        (partial(OneCycleLR, max_lr=10.0, total_steps=12, anneal_strategy="linear", div_factor=10.0), None),
+    ],
+)
+def test_schedulers_step_when_pytorch_says(scheduler, rates):
+    scale = 1e-4
+    vae = make_vae()
+    if rates is None:  # 3 steps an epoch: the rate at steps 0, 3, 6, 9 of 12
+        reference = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=scale)
+        schedule = OneCycleLR(reference, max_lr=10 * scale, total_steps=12, anneal_strategy="linear", div_factor=10.0)
+        seen = []
+        for _ in range(12):
+            seen.append(reference.param_groups[0]["lr"])
+            reference.step()
+            schedule.step()
+        rates, scheduler = [r / scale for r in seen[::3]], partial(scheduler, max_lr=10 * scale)
+    history = quiet(vae, make_data(), epochs=4, batch_size=8, optimizer=sgd(scale), scheduler=scheduler)
+    assert history["learning_rate"] == pytest.approx([r * scale for r in rates])
+
+
+def test_plateaus_are_of_the_validation_elbo():
+    scheduler = partial(ReduceLROnPlateau, patience=0, factor=0.5)
+    improving = quiet(make_vae(), make_data(), make_data(), epochs=4, scheduler=scheduler)
+    assert improving["learning_rate"] == [1e-3] * 4
+    flat = quiet(make_vae(), make_data(), make_data(), epochs=4, scheduler=scheduler, optimizer=sgd(2e-6))
+    assert flat["learning_rate"] == [2e-6, 2e-6, 1e-6, 5e-7]
+    with pytest.raises(ValueError, match="give valid"):
+        quiet(make_vae(), make_data(), scheduler=scheduler)
+    with pytest.raises(ValueError, match="leave its mode at 'min'"):
+        quiet(make_vae(), make_data(), make_data(), scheduler=partial(ReduceLROnPlateau, mode="max"))
+
+
+def test_the_gradient_is_clipped():
+    vae = make_vae()
+    before = torch.cat([value.flatten() for value in parameters(vae).values()])
+    quiet(vae, make_data(), epochs=1, batch_size=24, optimizer=sgd(1.0), clip_norm=0.5)
+    after = torch.cat([value.flatten() for value in parameters(vae).values()])
+    assert (after - before).norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_early_stopping_returns_to_the_best_parameters():
+    train, valid = make_data(24), 1.0 - make_data(24)  # learning the one unlearns the other
+    vae = make_vae()
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    history = quiet(vae, train, valid, epochs=50, patience=3, optimizer=adam)
+    best = max(history["valid_elbo"])
+    assert len(history) == history["valid_elbo"].index(best) + 1 + 3 < 50
+    assert evaluation.elbo(vae, valid).value.mean().item() == pytest.approx(best, rel=1e-6)
+    with pytest.raises(ValueError, match="give valid"):
+        quiet(make_vae(), train, patience=3)
+
+
+def test_an_elbo_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    vae = make_vae()
+    with pytest.raises(FloatingPointError, match=r"epoch \d+.*learning rate"):
+        quiet(vae, make_data(), epochs=50, optimizer=sgd(1e6), folder=tmp_path)
+    values = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in values["parts"]["vae"].values())
+
+
+def test_the_model_is_left_in_evaluation_mode_and_trained_in_training_mode():
+    vae, modes = make_vae(), set()
+    vae.encoder.register_forward_hook(lambda module, *_: modes.add((module.training, torch.is_grad_enabled())))
+    quiet(vae, make_data(), make_data(), epochs=1)
+    assert not vae.training
+    assert modes == {(True, True), (True, False), (False, False)}  # steps, the check before them, validation
+
+
+# Resuming ------------------------------------------------------------------------------------------------------------
+
+FANCY = {
+    "batch_size": 7,
+    "scheduler": partial(StepLR, step_size=2, gamma=0.5),
+    "optimizer": partial(torch.optim.Adam, lr=1e-2),
+    "clip_norm": 5.0,
+    "patience": 4,
+}
+
+
+@pytest.mark.parametrize("stops", [(0,), (3,), (1, 2, 4)])
+def test_a_resumed_run_ends_bit_identical(tmp_path, stops):
+    train, valid = Intensities(make_data() * 0.9), make_data()
+    whole = make_vae()
+    expected = quiet(whole, train, valid, epochs=6, **FANCY)
+    for i, epochs in enumerate((*stops, 6)):
+        vae = make_vae(seed=i)  # whatever it was, the checkpoint replaces it
+        if i == 0:
+            vae = make_vae()
+        history = quiet(vae, train, valid, epochs=epochs, folder=tmp_path, resume=i > 0, **FANCY)
+    assert same(parameters(vae), parameters(whole))
+    without_time = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+    assert without_time == [{k: v for k, v in row.items() if k != "seconds"} for row in expected]
+
+
+def test_a_stopped_run_is_not_continued(tmp_path):
+    train, valid = make_data(24), 1.0 - make_data(24)
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    vaes = make_vae(), make_vae(seed=9)
+    first = quiet(vaes[0], train, valid, epochs=50, patience=3, optimizer=adam, folder=tmp_path)
+    again = quiet(vaes[1], train, valid, epochs=50, patience=3, optimizer=adam, folder=tmp_path, resume=True)
+    assert first == again
+    assert same(*map(parameters, vaes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"batch_size": 8}, "batch_size = 7, not 8"), ({"seed": 3}, "seed = 0, not 3"), ({"data": 20}, "number of data")],
+)
+def test_another_run_is_not_resumed(tmp_path, change, message):
+    options = {"batch_size": 7, "epochs": 1, "folder": tmp_path}
+    quiet(make_vae(), make_data(), **options)
+    data = make_data(change.pop("data", 24))
+    with pytest.raises(ValueError, match=message):
+        quiet(make_vae(), data, **(options | change), resume=True)
+
+
+def test_nothing_to_resume_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        quiet(make_vae(), make_data(), folder=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="folder"):
+        quiet(make_vae(), make_data(), resume=True)
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from functools import partial
+from programs import make_data, make_vae
+from pyrovae import fit
+vae = make_vae()
+fit(vae, make_data(240), make_data(), epochs=30, batch_size=6, folder={folder!r}, resume={resume}, progress=False)
+torch.save(vae.state_dict(), {folder!r} + "/end.pt")
+"""
+
+
+def test_a_run_killed_in_mid_epoch_and_resumed_ends_bit_identical(tmp_path):
+    def start(folder, resume=False):
+        code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), resume=resume)
+        return subprocess.Popen([sys.executable, "-c", code])
+
+    def rows(folder):
+        return len((folder / "history.csv").read_text().splitlines()) - 1 if (folder / "history.csv").exists() else 0
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert start(tmp_path / "whole").wait(timeout=120) == 0
+    process, done = start(tmp_path / "killed"), 0
+    for kill in range(2):
+        while rows(tmp_path / "killed") < done + 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.03 * (kill + 1))  # somewhere within the next epoch
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        done = rows(tmp_path / "killed")
+        assert 3 <= done < 30
+        process = start(tmp_path / "killed", resume=True)
+    assert process.wait(timeout=120) == 0
+    ends = [torch.load(tmp_path / name / "end.pt", weights_only=True) for name in ("whole", "killed")]
+    assert same(*ends)
+
+
+# Arguments -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [{"epochs": -1}, {"batch_size": 0}, {"patience": 0}])
+def test_arguments_out_of_range_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        quiet(make_vae(), make_data(), **bad)
+
+
+def test_no_epochs_change_nothing():
+    vae = make_vae()
+    before = parameters(vae)
+    assert quiet(vae, make_data(), epochs=0) == []
+    assert same(parameters(vae), before)
+
+
+def test_the_progress_bar_shows_the_terms(capsys):
+    fit(make_vae(), make_data(), make_data(), epochs=2)
+    bar = capsys.readouterr().err
+    assert all(f"{name}=" in bar for name in ("elbo", "reconstruction", "kl", "valid_elbo"))
+    assert "epoch 2/2" in bar
+
+
+def test_two_fits_leave_each_other_alone():
+    x, vaes = make_data(), [make_vae(), make_vae(latent_dim=2), make_vae()]
+    for vae in vaes:
+        quiet(vae, x, epochs=2, batch_size=7)
+    assert same(parameters(vaes[0]), parameters(vaes[2]))
+    assert not list(pyro.get_param_store().keys())
+
+
+def test_learned_priors_and_scales_are_trained():
+    pyro.set_rng_seed(0)
+    vae = VAE(
+        priors.MixtureOfNormals(2, components=3),
+        likelihoods.Normal(networks.MLP(2, 5)),
+        encoders.DiagonalNormal(networks.MLP(5, 4)),
+    )
+    x = 0.3 * torch.randn(500, 5) + torch.randint(2, (500, 1)) * 3.0
+    before = parameters(vae)
+    history = quiet(vae, x, epochs=30, batch_size=50, optimizer=partial(torch.optim.Adam, lr=1e-2))
+    assert not any(torch.equal(before[name], value) for name, value in parameters(vae).items())
+    assert vae.likelihood(torch.zeros(1, 2)).stddev[0, 0].item() == pytest.approx(0.3, rel=0.3)
+    assert history["elbo"][-1] > -6
