@@ -7,34 +7,32 @@
 import inspect
 import itertools
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
-from matplotlib.figure import Figure
+from jsonargparse import Namespace
 from pyro.distributions import constraints
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from torch import Tensor, nn
+from torch import nn
 
-from pyrovae import evaluation, plotting
+from pyrovae import evaluation
 from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.data import Binarize, Dataset
 from pyrovae.data import load as load_data
 from pyrovae.encoders import DiagonalNormal, Encoder
+from pyrovae.figures import draw
 from pyrovae.files import whole
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import MLP, Network, Shape
+from pyrovae.options import Parser
 from pyrovae.priors import Prior, StandardNormal
 from pyrovae.rng import isolated
 from pyrovae.training import History, fit
 from pyrovae.vae import VAE
 
-__all__ = ["Run", "build", "draw", "load", "parse", "parser", "report", "score", "train"]
+__all__ = ["Run", "build", "load", "parse", "parser", "report", "score", "summary", "train"]
 
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoint.pt", "metrics.json"
 
@@ -132,7 +130,7 @@ def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -
     with whole(folder / METRICS) as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n")
     (folder / "figures").mkdir(exist_ok=True)
-    for name, figure in draw(run, tsne, run.options.seed):
+    for name, figure in draw(run.vae, run.dataset, run.history, tsne, run.options.seed):
         with whole(folder / "figures" / f"{name}.png") as path:
             figure.savefig(path)
     return metrics
@@ -169,65 +167,6 @@ def score(run: Run, num_samples: int, seed: int) -> dict:
     }
 
 
-@torch.no_grad()
-def draw(run: Run, tsne: bool = False, seed: int = 0) -> Iterator[tuple[str, Figure]]:
-    """The figures of a run by name: reconstructions, samples, latent means, the decoded grid for D = 2, curves."""
-    vae, dataset = run.vae, run.dataset
-    x = dataset.test.to(next(vae.parameters()).device)
-    labels = dataset.labels.test if dataset.labels else None
-    with isolated(seed):
-        if run.history:
-            yield "training_curves", plotting.training_curves(run.history)
-        means = vae.encode(x[:5000]).mean.cpu()
-        labels = None if labels is None else labels[:5000]
-        points, names = _plane(means, vae, x)
-        yield "latent_means", plotting.latent_means(points, labels, names)
-        if tsne:
-            points = torch.from_numpy(TSNE(random_state=seed).fit_transform(means.numpy()))
-            yield "latent_means_tsne", plotting.latent_means(points, labels, ("t-SNE 1", "t-SNE 2"))
-        if x.dim() != 4 or x.shape[1] not in (1, 3):
-            return  # what follows shows images
-        some = x[:12]
-        yield "reconstructions", plotting.reconstructions(some, *(vae.reconstruct(some, k) for k in ("mean", "sample")))
-        p = vae.likelihood(vae.prior().sample((6, 6)))
-        yield "samples", plotting.samples(p.mean, p.sample())
-        if means.shape[1] == 2:
-            grid, quantiles = _quantile_grid(vae, torch.linspace(0.02, 0.98, 15))
-            images = vae.likelihood(grid).mean
-            yield "decoded_grid", plotting.decoded_grid(images, quantiles)
-            path = _path(means, labels, quantiles)
-            yield "decoded_path", plotting.decoded_grid(images, quantiles, path, vae.likelihood(path.to(x)).mean)
-
-
-def _plane(means: Tensor, vae: VAE, x: Tensor) -> tuple[Tensor, tuple[str, str]]:
-    """Two numbers for each latent mean, and what they are."""
-    if means.shape[1] == 2:
-        return means, ("$z_1$", "$z_2$")
-    if means.shape[1] == 1:
-        return torch.cat([means, vae.encode(x[:5000]).stddev.cpu()], 1), ("mean of q(z | x)", "its standard deviation")
-    pca = PCA(2, random_state=0)
-    points = torch.from_numpy(pca.fit_transform(means.numpy()))
-    first, second = pca.explained_variance_ratio_
-    return points, (f"first principal component ({first:.0%})", f"second ({second:.0%})")
-
-
-def _quantile_grid(vae: VAE, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Z of two dimensions at the prior's quantiles, `(n, n, 2)`, z_2 falling along the first; and those, `(2, n)`."""
-    z = vae.prior().sample((100_000,))
-    quantiles = z.quantile(levels.to(z), dim=0).T
-    second, first = torch.meshgrid(quantiles[1].flip(0), quantiles[0], indexing="ij")
-    return torch.stack([first, second], -1), quantiles.cpu()
-
-
-def _path(means: Tensor, labels: Tensor | None, quantiles: Tensor) -> Tensor:
-    """A straight path between two latent means within the quantiles, of two classes if there are classes, `(10, 2)`."""
-    inside = ((means > quantiles[:, 0]) & (means < quantiles[:, -1])).all(1).nonzero().flatten()
-    start = inside[0] if len(inside) else 0
-    ends = inside if labels is None else inside[labels[inside] != labels[start]]
-    end = ends[-1] if len(ends) else -1
-    return torch.lerp(means[start], means[end], torch.linspace(0, 1, 10).unsqueeze(1))
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -235,18 +174,6 @@ def _device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"no device '{name}' here ({str(error).splitlines()[0]}): use auto or cpu") from error
-
-
-# Options --------------------------------------------------------------------------------------------------------------
-
-
-class Parser(ArgumentParser):
-    """Ends a wrong command line with one line and exit code 2."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Write the line and exit."""
-        sys.stderr.write(f"error: {_one_line(message)}\n")
-        self.exit(2)
 
 
 def parser() -> Parser:
@@ -310,37 +237,6 @@ def _folder(options: Namespace) -> Path:
 def _for(function: Callable, arguments: dict) -> dict:
     """Of the arguments those that a function takes."""
     return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
-
-
-_KINDS = {"int": "whole number", "float": "number", "Sequence": "list such as [128, 128]"}
-
-
-def _one_line(message: str) -> str:
-    """What jsonargparse says over many lines, as one sentence."""
-    keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    option = f"--{keys}: " if keys else ""
-    if name := re.findall(r"(?:^|: |\n  )Expected a dot import path string: (\S+)", message):
-        return f"{option}no class is called '{name[-1].rstrip('.')}': give a name that --help lists, or an import path"
-    if found := re.findall(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", message):
-        return f"{option}{found[-1][0]} is no {found[-1][1]}"
-    if found := re.findall(r"No module named '\S+'", message):
-        return f"{option}{found[-1]}"
-    causes = [cause for cause in re.findall(r"^ *- (.*)", message, re.MULTILINE) if "NoneType" not in cause]
-    cause = causes[0] if causes else message
-    value = re.findall(r"(?:Got|Given) value: (.*)", message)
-    if value and (kind := re.search(r"Expected a (?:<class '(?:[\w.]+\.)?(\w+)'>|typing\.Literal\[(.*)\])", cause)):
-        kind = f"one of {kind[2]}" if kind[2] else f"a {_KINDS.get(kind[1], kind[1])}"
-        return f"{option}'{value[-1].strip()}' is not {kind}"
-    return option + " ".join(re.sub(r'Parser key "[^"]+":?', "", cause).split())
-
-
-def command(main: Callable[[], None]) -> None:
-    """Run a script's main function; end a user's mistake with one line and exit code 2."""
-    try:
-        main()
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {_one_line(str(error))}\n")
-        sys.exit(2)
 
 
 def summary(metrics: dict) -> str:

@@ -3,28 +3,23 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro
 import pyro.infer
 import torch
-from pyro import poutine
 from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from pyrovae.objectives import LogDensities, Objective, Program, sample_sites
-from pyrovae.rng import isolated
+from pyrovae.check import check
+from pyrovae.objectives import LogDensities, Objective, Program
+from pyrovae.parameters import ModuleParameters
 
-__all__ = ["SVI", "check"]
-
-
-_REMEDY = "declare the dimensions of one datum as event by .to_event(n), and put the data in one pyro.plate"
+__all__ = ["SVI"]
 
 
 class SVI(pyro.infer.SVI):
@@ -97,7 +92,7 @@ class SVI(pyro.infer.SVI):
             check(self.model, self.guide, *args, **kwargs)
             if self.optimizer is not None:
                 self.optimizer.zero_grad()
-        with _unvalidated(not first), _ModuleParameters() as seen:
+        with nullcontext() if first else pyro.validation_enabled(False), ModuleParameters() as seen:
             loss, densities = self._loss_and_grads(*args, **kwargs)
         self._collect(seen.parameters)
         if self.clip_norm is not None:
@@ -109,7 +104,7 @@ class SVI(pyro.infer.SVI):
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """The loss, without a step; arguments as programs'."""
-        with _ModuleParameters():
+        with ModuleParameters():
             return super().evaluate_loss(*args, **kwargs)
 
     def _loss_and_grads(self, *args: Any, **kwargs: Any) -> tuple[Any, LogDensities | None]:
@@ -146,83 +141,6 @@ class SVI(pyro.infer.SVI):
         for name, p in parameters.items():
             if clip := _by_name(self.optim.pt_clip_args, name):
                 self.optim._clip_grad(p, **clip)
-
-
-def check(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
-    """Compare a model with its guide: the same latent sites and event dimensions, one log-density for each datum.
-
-    The programs are run once; random state and buffers are left as they were.
-
-    Args:
-        model: Pyro program p(x, z).
-        guide: Pyro program q(z | x), of the same arguments.
-        args: arguments of both.
-        kwargs: keyword arguments of both.
-
-    Raises:
-        ValueError: if they differ; the message names the site and both shapes.
-    """
-    with torch.no_grad(), isolated(), _unvalidated(True), _buffers_restored(model, guide), _ModuleParameters():
-        try:
-            with _SiteCheck(guide=None):
-                guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-            q = sample_sites(guide_trace)
-            with _SiteCheck(guide=q):
-                p = sample_sites(poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs))
-        except ValueError as error:
-            first, *shapes = str(error).splitlines()
-            if first.startswith("Shape mismatch inside plate"):  # Pyro's words for a batch unlike its plate
-                raise ValueError("\n".join([f"{first}: {_REMEDY}", *shapes])) from error
-            raise
-    for name, site in q.items():
-        if name not in p and not site["infer"].get("is_auxiliary"):
-            raise ValueError(f"latent site '{name}' is in the guide but not in the model: give both the same names")
-
-
-class _SiteCheck(Messenger):
-    """Checks each site as it is met, before the program goes on with its value."""
-
-    def __init__(self, guide: dict[str, dict] | None) -> None:
-        super().__init__()
-        self.guide = guide
-
-    def _pyro_post_sample(self, msg: dict) -> None:
-        if not site_is_subsample(msg):
-            if self.guide is not None:
-                _check_against_guide(msg, self.guide.get(msg["name"]))
-            _check_batch(msg)
-
-
-def _check_against_guide(p: dict, q: dict | None) -> None:
-    """A site of the model against the guide's of the same name."""
-    name = p["name"]
-    if q is None:
-        if not p["is_observed"] and not p["infer"].get("enumerate"):
-            raise ValueError(
-                f"latent site '{name}' is in the model but not in the guide: sample it there, or observe it"
-            )
-    elif p["is_observed"]:
-        raise ValueError(f"site '{name}' is observed in the model but sampled in the guide: leave it out of the guide")
-    elif p["fn"].event_shape != q["fn"].event_shape:
-        raise ValueError(
-            f"site '{name}' has event shape {tuple(p['fn'].event_shape)} in the model but "
-            f"{tuple(q['fn'].event_shape)} in the guide: make their sizes equal, and declare the same dimensions as "
-            f"event by .to_event(n)"
-        )
-
-
-def _check_batch(site: dict) -> None:
-    """A site's log-density against the plates around it."""
-    expected = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized}
-    actual = tuple(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]).shape)
-    plates = tuple(expected.get(dim, 1) for dim in range(min(expected, default=0), 0))
-    padded = (1,) * (len(plates) - len(actual)) + actual
-    extra = (1,) * (len(actual) - len(plates)) + plates
-    if padded != extra:
-        raise ValueError(
-            f"site '{site['name']}' has log-densities of shape {actual} where the plates around it say {plates}: "
-            f"{_REMEDY}"
-        )
 
 
 @contextmanager
@@ -263,22 +181,6 @@ def _trains(parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> 
             )
 
 
-class _ModuleParameters(Messenger):
-    """Answers `pyro.module` with the module's own parameters, past Pyro's store; keeps by name what programs use."""
-
-    def __enter__(self) -> "_ModuleParameters":
-        self.parameters: dict[str, Tensor] = {}
-        return super().__enter__()
-
-    def _pyro_param(self, msg: dict) -> None:
-        if "$$$" in msg["name"] and len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter):
-            msg["value"] = msg["args"][1]
-
-    def _pyro_post_param(self, msg: dict) -> None:
-        value = msg["value"]
-        self.parameters[msg["name"]] = value.unconstrained() if hasattr(value, "unconstrained") else value
-
-
 def _module_name(name: str) -> str:
     """A parameter's name as `nn.Module.named_parameters` gives it, after that of its module."""
     return name.replace("$$$", ".")
@@ -291,20 +193,3 @@ def _by_name(options: dict | Callable, name: str) -> dict:
     halves = name.split("$$$")
     one = len(inspect.signature(options).parameters) == 1
     return options(_module_name(name)) if one else options(halves[0], halves[-1])
-
-
-def _unvalidated(off: bool) -> AbstractContextManager:
-    return pyro.validation_enabled(False) if off else nullcontext()
-
-
-@contextmanager
-def _buffers_restored(*programs: Program) -> Iterator[None]:
-    """Undo what running the programs did to the buffers of the modules that they are methods of."""
-    owners = {getattr(program, "__self__", program) for program in programs}
-    buffers = [b for owner in owners if isinstance(owner, nn.Module) for b in owner.buffers()]
-    saved = [b.clone() for b in buffers]
-    try:
-        yield
-    finally:
-        for b, value in zip(buffers, saved, strict=True):
-            b.copy_(value)

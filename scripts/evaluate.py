@@ -2,12 +2,12 @@
 
 import json
 
-from pyrovae import runs
+from pyrovae import options, runs
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = runs.Parser(description=__doc__)
+    parser = options.Parser(description=__doc__)
     parser.add_argument("run", type=str, help="folder of the run")
     parser.add_argument(
         "--num_samples",
@@ -16,11 +16,11 @@ def main(arguments: list[str] | None = None) -> None:
         help="draws for each datum for log p(x); unless given, the run's",
     )
     parser.add_argument("--tsne", action="store_true", help="draw the latent means by t-SNE too")
-    options = parser.parse_args(arguments)
-    run = runs.load(options.run)
-    metrics = runs.report(run, options.run, options.num_samples or run.options.num_samples, options.tsne)
+    choices = parser.parse_args(arguments)
+    run = runs.load(choices.run)
+    metrics = runs.report(run, choices.run, choices.num_samples or run.options.num_samples, choices.tsne)
     print(json.dumps(metrics, indent=2))
 
 
 if __name__ == "__main__":
-    runs.command(main)
+    options.command(main)

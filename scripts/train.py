@@ -4,17 +4,17 @@ Components are chosen by class name or import path, and their constructor argume
 `python scripts/train.py --prior MixtureOfNormals --prior.components 20 --latent_dim 2 --epochs 50`
 """
 
-from pyrovae import runs
+from pyrovae import options, runs
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
-    options, folder, resume = runs.parse(arguments)
-    run = runs.train(options, folder, resume)
-    metrics = runs.report(run, folder, options.num_samples)
+    choices, folder, resume = runs.parse(arguments)
+    run = runs.train(choices, folder, resume)
+    metrics = runs.report(run, folder, choices.num_samples)
     print(runs.summary(metrics))
     print(f"kept in {folder}")
 
 
 if __name__ == "__main__":
-    runs.command(main)
+    options.command(main)

@@ -89,7 +89,7 @@ def write_idx(path, array):
     path.write_bytes(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes())
 
 
-def write_idx_set(root, name, train=13, test=4):
+def write_idx_set(root, name, train=20, test=4):
     """Images and labels of both parts, as written to files in the set's format."""
     content = []
     for file, n in zip(IDX[name], (train, test), strict=True):
@@ -106,13 +106,13 @@ def test_idx_files_are_read_and_the_last_sixth_of_train_is_valid(name, tmp_path)
     if name == "emnist":  # its files hold images transposed
         images, test_images = images.transpose(0, 2, 1), test_images.transpose(0, 2, 1)
     found = data.load(name, root=tmp_path)
-    for x, raw in zip(in_parts(found), (images[:11], images[11:], test_images), strict=True):
+    for x, raw in zip(in_parts(found), (images[:17], images[17:], test_images), strict=True):
         assert equal(x, raw[:, None] / np.float32(255))
-    for y, raw in zip(found.labels, (labels[:11], labels[11:], test_labels), strict=True):
+    for y, raw in zip(found.labels, (labels[:17], labels[17:], test_labels), strict=True):
         assert y.tolist() == raw.tolist()
     assert found.protocol.scaling == "divided by 255"
     assert "the set's own test" in found.protocol.split
-    assert "last 2" in found.protocol.split
+    assert "last 3" in found.protocol.split
 
 
 def test_root_may_be_text_and_is_data_by_default(tmp_path, monkeypatch):
@@ -308,12 +308,12 @@ def test_truncated_idx_file_is_called_damaged(kind, kept, tmp_path):
 def test_idx_file_of_another_type_is_called_damaged(tmp_path):
     write_idx_set(tmp_path, "mnist")
     file = tmp_path / IDX["mnist"][0].format("images-idx3")
-    file.write_bytes(struct.pack(">HBB3I", 0, 13, 3, 13, 28, 28) + bytes(4 * 13 * 28 * 28))
+    file.write_bytes(struct.pack(">HBB3I", 0, 13, 3, 20, 28, 28) + bytes(4 * 20 * 28 * 28))
     with pytest.raises(ValueError, match=r"mnist under '.*' are damaged .*delete them"):
         data.load("mnist", root=tmp_path)
 
 
-@pytest.mark.parametrize("labels", [12, 14])
+@pytest.mark.parametrize("labels", [19, 21])
 def test_idx_files_of_unequal_numbers_of_images_and_labels_are_refused(labels, tmp_path, monkeypatch):
     write_idx_set(tmp_path, "mnist")
     write_idx(tmp_path / IDX["mnist"][0].format("labels-idx1"), np.zeros(labels, np.uint8))

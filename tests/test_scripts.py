@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from pyrovae import runs
+from pyrovae import options, runs
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 FAST = ["--epochs", "2", "--encoder_network.hidden", "[16]", "--decoder_network.hidden", "[16]", "--num_samples", "20"]
@@ -93,10 +93,10 @@ def test_print_config_shows_every_choice(tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_same_end(tmp_path):
-    options = ["--epochs", 12, "--batch_size", 16, "--num_samples", 20, "--latent_dim", 2]
-    code, _, err = run(tmp_path, "train.py", *options, "--out", "whole")
+    fixed = ["--epochs", 12, "--batch_size", 16, "--num_samples", 20, "--latent_dim", 2]
+    code, _, err = run(tmp_path, "train.py", *fixed, "--out", "whole")
     assert code == 0, err
-    process = start(tmp_path, "train.py", *options, "--out", "killed")
+    process = start(tmp_path, "train.py", *fixed, "--out", "killed")
     history = tmp_path / "killed" / "history.csv"
     while not history.exists() or len(history.read_text().splitlines()) < 3:
         assert process.poll() is None
@@ -119,8 +119,8 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path):
 def in_process(tmp_path, monkeypatch, *arguments):
     """Parse and train within this process, for speed."""
     monkeypatch.chdir(tmp_path)
-    options, folder, resume = runs.parse([*FAST, *arguments])
-    return runs.train(options, folder, resume), folder
+    choices, folder, resume = runs.parse([*FAST, *arguments])
+    return runs.train(choices, folder, resume), folder
 
 
 def test_new_runs_never_overwrite_old_ones(tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_a_mistake_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys, 
         runs.train(*runs.parse(arguments))
 
     with pytest.raises(SystemExit) as end:
-        runs.command(main)
+        options.command(main)
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -1,0 +1,74 @@
+import ast
+import inspect
+import re
+import shlex
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import pyrovae
+from pyrovae import runs
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_examples_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    examples = BLOCKS[1:]
+    assert len(examples) == 3
+    scope = {}
+    for code in examples:
+        exec(compile(code, "README.md", "exec"), scope)
+    assert re.search(r"ELBO -2\d\.\d\d = -\d\d\.\d\d - \d\.\d\d nats\nlog p\(x\) -2\d", capsys.readouterr().out)
+    assert scope["new"].shape == (20, 1, 8, 8)
+
+
+def test_the_slide_is_the_code():
+    def normal(function):
+        node = ast.parse(textwrap.dedent(function)).body[0]
+        if isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
+            node.body.pop(0)  # the docstring
+        node.returns = None
+        for argument in node.args.args:
+            argument.annotation = None
+        return ast.dump(node)
+
+    model, guide = re.split(r"\n(?=def )", BLOCKS[0])
+    assert normal(model) == normal(inspect.getsource(pyrovae.VAE.model))
+    assert normal(guide) == normal(inspect.getsource(pyrovae.VAE.guide))
+
+
+@pytest.mark.parametrize("kind", ["priors", "likelihoods", "encoders", "networks", "objectives"])
+def test_the_table_lists_every_component_with_its_formula(kind):
+    module = getattr(pyrovae, kind)
+    for name in module.__all__:
+        first = inspect.getdoc(getattr(module, name)).splitlines()[0].replace("|", "\\|")
+        assert f"| `{kind}.{name}` | {first} |" in README
+    assert len(re.findall(rf"\| `{kind}\.", README)) == len(module.__all__)
+
+
+def test_the_commands_are_understood(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mypackage.py").write_text("from pyrovae.priors import StandardNormal as MyPrior\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    commands = re.findall(r"^\.venv/bin/python scripts/train\.py(.*)$", README, re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        if "--resume" not in command:  # that is tested with a run to resume
+            runs.parse(shlex.split(command))
+
+
+def test_figures_and_links_are_there():
+    for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_two_commands_set_everything_up():
+    for command in (
+        "pip install -e . && .venv/bin/python scripts/train.py",
+        "pip install -e '.[test]' && .venv/bin/pytest",
+    ):
+        assert f"\npython3 -m venv .venv && .venv/bin/{command}\n" in README
