@@ -1,7 +1,8 @@
 """Evaluation: what is known of a fitted model, per datum, each number with its Monte Carlo error.
 
 Everything here reduces the log-densities of `objectives.log_densities`, in nats, larger is better. Results are fixed by
-a seed; torch's random state and the model's mode (training or evaluation) are left as they were.
+a seed; torch's random state and the model's mode (training or evaluation) are left as they were. Data may be on another
+device than the model; results are on the model's.
 """
 
 import math
@@ -130,7 +131,7 @@ def kl_per_dimension(vae: VAE, x: Tensor) -> Tensor | None:
         torch.Size([2])
     """
     with _evaluating(vae):
-        q, p = vae.encode(x), vae.prior()
+        q, p = vae.encode(x.to(_device(vae))), vae.prior()
         if not all(isinstance(d, Independent) and d.reinterpreted_batch_ndims == 1 for d in (q, p)):
             return None
         try:
@@ -158,7 +159,7 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
         0
     """
     with _evaluating(vae):
-        variance = vae.encode(x).mean.var(0)
+        variance = vae.encode(x.to(_device(vae))).mean.var(0)
     return ActiveUnits(int((variance > threshold).sum()), variance)
 
 
@@ -219,4 +220,9 @@ def _chunks(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[Iterat
     with _evaluating(vae), isolated(seed):
         for batch in x.split(max(draws // k, 1)):
             sizes = [min(k, num_samples - start) for start in range(0, num_samples, k)]
+            batch = batch.to(_device(vae))
             yield (log_densities(vae.model, vae.guide, batch, num_samples=size) for size in sizes)
+
+
+def _device(vae: VAE) -> torch.device:
+    return next(vae.parameters()).device

@@ -155,9 +155,8 @@ def load(folder: str | Path) -> Run:
 
 def score(run: Run, num_samples: int, seed: int) -> dict:
     """What `metrics.json` holds: `evaluation.metrics` of the test data, training time, and the protocol of the data."""
-    device = next(run.vae.parameters()).device
     return {
-        **evaluation.metrics(run.vae, run.dataset.test.to(device), num_samples, seed),
+        **evaluation.metrics(run.vae, run.dataset.test, num_samples, seed),
         "evaluated_on": "test",
         "seed": seed,
         "epochs": len(run.history),

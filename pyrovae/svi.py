@@ -1,6 +1,7 @@
 """Stochastic variational inference: one optimiser step on a bound for a model and a guide."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,7 @@ import torch
 from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
+from pyro.optim.optim import _load_state_dict
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -83,11 +85,15 @@ class SVI(pyro.infer.SVI):
     def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """Take a gradient step and return the loss, minus the objective summed over data; arguments as programs'."""
         loss, _ = self.update(*args, **kwargs)
-        return type(loss)(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
+        if isinstance(loss, tuple):  # ReweightedWakeSleep has two
+            return type(loss)(map(torch_item, loss))
+        if math.isnan(value := torch_item(loss)):
+            warnings.warn("the loss is NaN: the parameters are too, or will be; lower the learning rate", stacklevel=2)
+        return value
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Any, LogDensities | None]:
         """Take a gradient step; the loss stays on the device, beside the log-densities if the objective is ours."""
-        first, self._checked = not self._checked, True
+        first = not self._checked
         if first:
             check(self.model, self.guide, *args, **kwargs)
             if self.optimizer is not None:
@@ -100,6 +106,7 @@ class SVI(pyro.infer.SVI):
         with _trains(seen.parameters, self.optimizer) if first else nullcontext():
             self.optimizer.step()
         self.optimizer.zero_grad()
+        self._checked = True
         return loss, densities
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
@@ -135,12 +142,22 @@ class SVI(pyro.infer.SVI):
                 self.optimizer = self.optim.pt_optim_constructor(params, **group_options)
         if self.optimizer is None:
             raise ValueError("model and guide have no parameters: register networks by pyro.module(name, network)")
-        if isinstance(self.optim, PyroLRScheduler) and not self.optim.optim_objs:
-            # Its step() calls step() on all it holds.
-            self.optim.optim_objs[None] = self.optim.pt_scheduler_constructor(self.optimizer, **self.optim.kwargs)
+        if not self.optim.optim_objs:
+            self._register()
         for name, p in parameters.items():
             if clip := _by_name(self.optim.pt_clip_args, name):
                 self.optim._clip_grad(p, **clip)
+
+    def _register(self) -> None:
+        """Let the Pyro optimiser hold the one torch optimiser, for its `save` and `load`, and its scheduler's `step`."""
+        held, waiting = self.optimizer, self.optim._state_waiting_to_be_consumed
+        if isinstance(self.optim, PyroLRScheduler):
+            held = self.optim.pt_scheduler_constructor(held, **self.optim.kwargs)
+        self.optim.optim_objs[None] = held  # not one parameter's
+        if waiting.keys() - {None}:
+            raise ValueError("the optimiser's state was saved by Pyro, one for each parameter: go on with Pyro's SVI")
+        if waiting:
+            _load_state_dict(held, waiting.pop(None))
 
 
 @contextmanager

@@ -219,10 +219,20 @@ def test_digits_are_those_of_scikit_learn_each_in_one_part():
     assert found.protocol.scaling == "divided by 16"
 
 
+def shuffled_apart(n, size):
+    """What train_test_split does with random_state=0, by NumPy alone: places of the rest and of the part."""
+    order = np.random.RandomState(0).permutation(n)
+    return order[size:], order[:size]
+
+
 def test_digits_are_split_as_they_ever_were():
-    found = data.load("digits")
-    assert found.protocol.checksum == "00a6b31dad3c837c"
-    assert found.labels.test[:10].tolist() == [2, 8, 2, 6, 6, 7, 1, 9, 8, 5]
+    found, raw = data.load("digits"), load_digits()
+    rest, test = shuffled_apart(1797, 300)
+    train, valid = (rest[places] for places in shuffled_apart(1497, 150))
+    for x, y, places in zip(in_parts(found), found.labels, (train, valid, test), strict=True):
+        assert equal(x, raw.images[places, None] / 16)
+        assert y.tolist() == raw.target[places].tolist()
+    assert found.protocol.checksum == sha256(found) == "00a6b31dad3c837c"
 
 
 def test_names_lists_what_can_be_loaded_by_name():

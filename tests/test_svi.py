@@ -60,6 +60,48 @@ def test_pyro_schedulers_do_what_they_do_in_pyro():
     assert same(*ends)
 
 
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_pyro_optimisers_state_can_be_saved_and_loaded(tmp_path, scheduled):
+    def make():
+        options = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-2}, "gamma": 0.5}
+        return pyro.optim.ExponentialLR(options) if scheduled else pyro.optim.Adam({"lr": 1e-2})
+
+    def run(svi, optim, steps):
+        for _ in range(steps):
+            svi.step(make_data())
+            if scheduled:
+                optim.step()
+
+    whole, parts, optim = make_vae(), make_vae(), make()
+    pyro.set_rng_seed(1)
+    run(make_svi(whole, optim), optim, 6)
+    pyro.set_rng_seed(1)
+    optim = make()
+    run(make_svi(parts, optim), optim, 3)
+    optim.save(tmp_path / "optim.pt")
+    optim = make()
+    optim.load(tmp_path / "optim.pt")
+    run(make_svi(parts, optim), optim, 3)
+    assert same(parameters(parts), parameters(whole))
+
+
+def test_a_loss_that_is_nan_is_warned_of():
+    vae = make_vae()
+    svi = make_svi(vae)
+    svi.step(make_data())
+    with torch.no_grad():
+        vae.likelihood.network.layers[1].bias[0] = float("nan")
+    with pytest.warns(UserWarning, match="loss is NaN"):
+        svi.step(make_data())
+
+
+def test_a_refused_step_is_refused_again():
+    svi = SVI(likelihood_of(), one_site("y"), pyro.optim.Adam({}), Trace_ELBO())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="'z' is in the model but not in the guide"):
+            svi.step(make_data())
+
+
 def test_there_is_one_optimiser_over_all_parameters():
     vae = make_vae()
     svi = make_svi(vae, pyro.optim.Adam({"lr": 1e-2}))
