@@ -44,11 +44,16 @@ class Checkpoint:
             ValueError: if it cannot be read, or belongs to other settings.
         """
         state = read(self.path)
-        for name, value in self.settings.items():
-            if (was := state["settings"].get(name)) != value:
+        for name in state["settings"] | self.settings:
+            was, value = state["settings"].get(name), self.settings.get(name)
+            if was != value:
                 raise ValueError(
                     f"'{self.path}' is of a run with {name} = {was}, not {value}: a run goes on as it began"
                 )
+        if other := state["parts"].keys() ^ self.parts.keys():
+            raise ValueError(
+                f"'{self.path}' and the run differ in having {', '.join(sorted(other))}: a run goes on as it began"
+            )
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         torch.set_rng_state(state["random"]["cpu"])
@@ -67,8 +72,9 @@ def read(path: str | Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"no checkpoint '{path}'") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"'{path}' cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        # What torch would say is to trust the file, and run its code.
+        raise ValueError(f"'{path}' cannot be read as a checkpoint: it is damaged, or of another kind") from error
     if not isinstance(state, dict) or state.keys() != {"settings", "parts", "random", "values"}:
         raise ValueError(f"'{path}' is no checkpoint of this library")
     return state

@@ -35,8 +35,12 @@ class Intensities(Tensor):
 
     def __new__(cls: type, x: Tensor) -> "Intensities":
         """See the class."""
-        if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
-            raise ValueError(f"intensities are floating point numbers between 0 and 1, not {x.dtype} data outside")
+        if not x.is_floating_point():
+            raise ValueError(
+                f"intensities are in floating point, not {x.dtype}: convert them, bytes by x.float() / 255"
+            )
+        if not ((x >= 0) & (x <= 1)).all():
+            raise ValueError(f"intensities lie between 0 and 1, but these go from {x.min():.4g} to {x.max():.4g}")
         return x.as_subclass(cls)
 
     @classmethod
@@ -44,8 +48,11 @@ class Intensities(Tensor):
         """Run func on plain tensors; indexing and moving give intensities again."""
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
-        kept = func in (Tensor.__getitem__, Tensor.to, Tensor.clone, Tensor.float, Tensor.double)
-        return result.as_subclass(cls) if kept else result
+        keeping = (Tensor.__getitem__, Tensor.to, Tensor.cpu, Tensor.cuda, Tensor.clone, Tensor.float, Tensor.double)
+        return result.as_subclass(cls) if func in keeping and result.is_floating_point() else result
+
+    def __deepcopy__(self, memo: dict) -> "Intensities":
+        return memo.setdefault(id(self), self.clone())
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,8 @@ def load(name: str, binarize: Binarize = "none", root: str | Path = "data", seed
     Names: `digits` (scikit-learn's, 8 x 8, needs no network), `mnist`, `fashion_mnist`, `kmnist`, `emnist` (balanced),
     `omniglot` (28 x 28, ink 1), `cifar10`. Paths: a `.npy` file, a `.npz` file with an array `x` (or any one array) or
     with `train` and `test`, `valid` if it has one, and labels `y`, or `train_labels` and so on (or Keras's `x_train`,
-    `y_train`, ...); a folder of images, or of one folder of images for each class. Bytes are divided by 255.
+    `y_train`, ...); a folder of images, or of one folder of images for each class. Bytes are
+    divided by 255, unless all are 0 or 1.
 
     Binarization: `none`; `threshold`, x > 1/2; `static`, x ~ Bernoulli(intensity), drawn once by the seed; `dynamic`,
     valid and test drawn once by the seed, train kept as `Intensities`, which `fit` draws anew each epoch.

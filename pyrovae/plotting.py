@@ -19,6 +19,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.dpi": 150,
+    "image.origin": "upper",
     "lines.linewidth": 2,
     "legend.frameon": False,
 }
@@ -50,7 +51,7 @@ def reconstructions(x: Tensor, mean: Tensor, sample: Tensor) -> Figure:
         >>> reconstructions(x, x, x.round()).axes[0].get_title()
         'Reconstructions, z ~ q(z | x)'
     """
-    figure = Figure(figsize=(2.6 + _TILE * len(x), 0.8 + 3 * _TILE), layout="constrained")
+    figure = Figure(figsize=(max(2.6 + _TILE * len(x), 5.6), 0.8 + 3 * _TILE), layout="constrained")
     axes = figure.subplots()
     _montage(axes, torch.stack([x, mean, sample]), ["data x", "mean of p(x | z)", "sample of p(x | z)"])
     axes.set_title("Reconstructions, z ~ q(z | x)")
@@ -71,7 +72,7 @@ def samples(mean: Tensor, sample: Tensor) -> Figure:
         ['means of p(x | z)', 'samples of p(x | z)']
     """
     rows, columns = mean.shape[:2]
-    figure = Figure(figsize=(1 + 2 * _TILE * columns, 1.2 + _TILE * rows), layout="constrained")
+    figure = Figure(figsize=(max(1 + 2 * _TILE * columns, 6), 1.2 + _TILE * rows), layout="constrained")
     figure.suptitle("From the prior, z ~ p(z)")
     titles = ("means of p(x | z)", "samples of p(x | z)")
     for axes, images, title in zip(figure.subplots(1, 2), (mean, sample), titles, strict=True):
@@ -118,6 +119,9 @@ def decoded_grid(
         >>> len(decoded_grid(torch.rand(5, 5, 1, 8, 8), levels).axes)
         1
     """
+    if (path is None) != (decoded_path is None):
+        raise ValueError("path and decoded_path belong together: give both or none")
+    quantiles = quantiles.detach().cpu().numpy()
     n, side = len(images), max(_TILE * len(images), 5)
     figure = Figure(figsize=(side + 0.8, side + (1 if path is None else 2.2)), layout="constrained")
     grid, strip = (figure.subplots(), None) if path is None else figure.subplots(2, 1, height_ratios=[7, 1])
@@ -129,7 +133,7 @@ def decoded_grid(
     grid.set_yticks([height * (n - centers[i]) for i in shown], [f"{quantiles[1, i]:.1f}" for i in shown])
     grid.set(xlabel="$z_1$", ylabel="$z_2$", title="Means of p(x | z) at the prior's quantiles")
     if path is not None:
-        first, second = (np.interp(path[:, d].cpu().numpy(), quantiles[d].numpy(), centers) for d in (0, 1))
+        first, second = (np.interp(path[:, d].detach().cpu().numpy(), quantiles[d], centers) for d in (0, 1))
         grid.plot(width * first, height * (n - second), color="tab:red", marker="o", linewidth=3, markersize=7)
         _write(grid, width * first[0], height * (n - second[0]), "A", "tab:red")
         _write(grid, width * first[-1], height * (n - second[-1]), "B", "tab:red")
@@ -152,23 +156,24 @@ def training_curves(history: Sequence[dict[str, float]]) -> Figure:
     """
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     epochs = [row["epoch"] for row in history]
+    marker = "o-" if len(history) == 1 else "-"
     names = {"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}
     for axes, (key, name) in zip(figure.subplots(1, 3), names.items(), strict=True):
-        axes.plot(epochs, [row[key] for row in history], label="training")
+        axes.plot(epochs, [row[key] for row in history], marker, label="training")
         if history and f"valid_{key}" in history[0]:
-            axes.plot(epochs, [row[f"valid_{key}"] for row in history], label="validation")
-        _zoom(axes, [row[key] for row in history])
+            axes.plot(epochs, [row[f"valid_{key}"] for row in history], marker, label="validation")
+        _zoom(axes)
         axes.set(xlabel="epoch", ylabel=f"{name} (nats)")
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.axes[0].legend()
     return figure
 
 
-def _zoom(axes: Axes, values: Sequence[float]) -> None:
-    """Leave the first, steep tenth of a curve out of its range, so that the rest can be read."""
-    kept = values[len(values) // 20 :]
-    if len(kept) > 1 and max(kept) > min(kept):
-        margin = 0.2 * (max(kept) - min(kept))
+def _zoom(axes: Axes) -> None:
+    """Leave the steep beginning of the curves, a twentieth, out of view, so that the rest can be read."""
+    kept = [value for line in axes.lines for value in line.get_ydata()[len(line.get_ydata()) // 20 :]]
+    if kept and max(kept) > min(kept):
+        margin = 0.1 * (max(kept) - min(kept))
         axes.set_ylim(min(kept) - margin, max(kept) + margin)
 
 

@@ -1,13 +1,16 @@
 """Sources: where data come from, each split into train, valid and test in a fixed, stated way, before binarization."""
 
+import re
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -85,28 +88,38 @@ def _digits(_: Path) -> Source:
 def _train_and_test(name: str, root: Path, options: Callable[[bool], dict]) -> list:
     """Both parts of a set of torchvision's: the copy under root, else a download."""
     make = _CLASSES[name]
+    damaged = f"the files of {name} under '{root}' are damaged"
     try:
         return [make(root, **options(train)) for train in (True, False)]
-    except RuntimeError:
-        pass  # not found, or not complete
-    except (ValueError, AssertionError, EOFError) as error:
-        raise ValueError(
-            f"the files of {name} under '{root}' are damaged ({error}): delete them and load again"
-        ) from error
+    except (RuntimeError, FileNotFoundError) as error:
+        if not re.search("not found|No such file", str(error)):
+            raise ValueError(f"{damaged} ({_last_line(error)}): delete them first") from error
+    except (ValueError, TypeError, AssertionError, EOFError) as error:
+        raise ValueError(f"{damaged} ({_last_line(error)}): delete them first") from error
     try:
         return [make(root, download=True, **options(train)) for train in (True, False)]
     except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1]
         raise FileNotFoundError(
-            f"{name} is not under '{root}' and could not be downloaded ({reason}): put {_FILES[name]} under '{root}', "
-            f"or use digits, which needs no download"
+            f"{name} is not under '{root}', or incomplete or corrupt, and could not be downloaded "
+            f"({_last_line(error)}): put {_FILES[name]} under '{root}', or use digits, which needs no download"
         ) from error
+
+
+def _last_line(error: Exception) -> str:
+    """What an error says, or else what it is called."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _mnist_like(name: str, **options: str) -> Callable[[Path], Source]:
     def read(root: Path) -> Source:
         both = _train_and_test(name, root, lambda train: {"train": train, **options})
         # EMNIST's files hold the images transposed.
+        for part in both:
+            if len(part.data) != len(part.targets):
+                raise ValueError(
+                    f"the files of {name} under '{root}' are damaged: {len(part.data)} images but {len(part.targets)} "
+                    f"labels; delete them first"
+                )
         images = [part.data.mT.contiguous() if name == "emnist" else part.data for part in both]
         train, test = (Part(x.unsqueeze(1).float() / 255, part.targets) for x, part in zip(images, both, strict=True))
         return _last_for_valid(train, test, len(train.x) // 6, "divided by 255")
@@ -123,13 +136,19 @@ def _cifar10(root: Path) -> Source:
 
 
 def _omniglot(root: Path) -> Source:
-    parts = []
+    parts, classes = [], 0
     for part in _train_and_test("omniglot", root, lambda train: {"background": train}):
-        images = torch.stack([resize(pil_to_tensor(image), [28, 28], antialias=True) for image, _ in part])
-        parts.append(Part(1 - images.float() / 255, torch.tensor([label for _, label in part])))
+        # torchvision lists characters and images in the order of the file system.
+        characters = sorted(part._characters)
+        names = [(part._characters[c], image) for image, c in part._flat_character_images]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        images = torch.stack([resize(pil_to_tensor(part[i][0]), [28, 28], antialias=True) for i in order])
+        labels = torch.tensor([classes + characters.index(names[i][0]) for i in order])
+        parts.append(Part(1 - images.float() / 255, labels))
+        classes += len(characters)
     train, test = parts
-    order = torch.from_numpy(np.random.RandomState(0).permutation(len(train.x)))
-    source = _last_for_valid(Part(train.x[order], train.y[order]), test, len(order) // 10, "28 x 28, ink 1, paper 0")
+    order = torch.from_numpy(np.random.RandomState(0).permutation(len(train.x)))  # a stream that is fixed
+    source = _last_for_valid(_take(train, order), test, len(order) // 10, "28 x 28, ink 1, paper 0")
     return source._replace(split="test = evaluation set; valid = a random tenth of the background set")
 
 
@@ -166,27 +185,25 @@ _FILES = {
 
 
 def _numpy_file(path: Path) -> Source:
-    try:
-        content = np.load(path, allow_pickle=False)
-        arrays = {name: content[name] for name in content} if path.suffix == ".npz" else {"x": content}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{path}' cannot be read as a NumPy file of numbers: {error}") from error
-    # Keras and scikit-learn write x_train and y_train; we also take train and train_labels.
-    arrays = {_renamed(name): array for name, array in arrays.items()}
-    if len(arrays) == 1:
-        arrays = {"x": next(iter(arrays.values()))}
-    if "x" in arrays:
-        part, scaling = _part(arrays["x"], arrays.get("y"), path)
-        return _random_split(part, scaling)
-    if "train" not in arrays or "test" not in arrays:
+    arrays = _arrays(path)
+    data = {name: array for name, array in arrays.items() if name in ("x", "train", "valid", "test")}
+    if "x" not in data and not {"train", "test"} <= data.keys():
         raise ValueError(
             f"'{path}' holds {', '.join(arrays)}: name its arrays x (and y), or train and test (and valid, "
             f"train_labels, test_labels, valid_labels)"
         )
-    found = {k: _part(arrays[k], arrays.get(f"{k}_labels"), path) for k in ("train", "valid", "test") if k in arrays}
-    parts, scaling = {k: part for k, (part, _) in found.items()}, found["train"][1]
-    if len({part.x.shape[1:] for part in parts.values()}) > 1:
-        raise ValueError(f"the parts of '{path}' differ in shape: { {k: tuple(p.x.shape) for k, p in parts.items()} }")
+    for name, x in data.items():
+        _check_numbers(x, f"'{path}' ({name})")
+    for what, found in (("shape", [x.shape[1:] for x in data.values()]), ("type", [x.dtype for x in data.values()])):
+        if len(set(found)) > 1:
+            kinds = ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in data.items())
+            raise ValueError(f"the parts of '{path}' differ in {what}: {kinds}")
+    # Bytes are grey values, unless they are 0 and 1 alone.
+    scale = 255 if found[0] == np.uint8 and max(x.max(initial=0) for x in data.values()) > 1 else 1
+    scaling = "divided by 255" if scale == 255 else "none"
+    parts = {k: Part(_floats(x) / scale, _labels(arrays.get(_LABELS[k]), x, path)) for k, x in data.items()}
+    if "x" in parts:
+        return _random_split(parts["x"], scaling)
     if "valid" in parts:
         return Source((parts["train"], parts["valid"], parts["test"]), "the file's own", scaling)
     n = len(parts["train"].x) // 10
@@ -195,31 +212,48 @@ def _numpy_file(path: Path) -> Source:
     return _last_for_valid(parts["train"], parts["test"], n, scaling)
 
 
-def _renamed(name: str) -> str:
-    """x_train is train, y_train is train_labels, and so on."""
+_LABELS = {"x": "y", "train": "train_labels", "valid": "valid_labels", "test": "test_labels"}
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name; a lone one is called x."""
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            arrays = {"x": content} if isinstance(content, np.ndarray) else {_name(k): content[k] for k in content}
+    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
+        raise ValueError(f"'{path}' cannot be read as a NumPy file of numbers: {_last_line(error)}") from error
+    return {"x": next(iter(arrays.values()))} if len(arrays) == 1 else arrays
+
+
+def _name(name: str) -> str:
+    """Keras and others write x_train, y_train and x_val where we say train, train_labels and valid."""
+    name = re.sub("^val(?=_|$)|(?<=_)val$", "valid", name)
     kind, _, part = name.partition("_")
-    part = {"val": "valid"}.get(part, part)
     return {"x": part, "y": f"{part}_labels"}.get(kind, name) if part in ("train", "valid", "test") else name
 
 
-def _part(x: np.ndarray, y: np.ndarray | None, path: Path) -> tuple[Part, str]:
-    """Data in floating point, images with their channels first, and how they were scaled."""
+def _check_numbers(x: np.ndarray, name: str) -> None:
     if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
-        raise ValueError(f"'{path}' holds {x.dtype} where numbers are needed")
+        raise ValueError(f"{name} holds {x.dtype} where numbers are needed")
     if x.ndim < 2:
-        raise ValueError(
-            f"'{path}' holds an array of shape {x.shape}: the first dimension counts data, give at least two"
-        )
+        raise ValueError(f"{name} has the shape {x.shape}: the first dimension counts data, give at least two")
+
+
+def _floats(x: np.ndarray) -> Tensor:
+    """Data in floating point, images with their channels first."""
+    data = torch.from_numpy(x.astype(np.float32))
+    if data.dim() == 3:  # (N, H, W)
+        return data.unsqueeze(1)
+    if data.dim() == 4 and data.shape[-1] in (1, 3) and data.shape[1] not in (1, 3):  # (N, H, W, C)
+        return data.permute(0, 3, 1, 2).contiguous()
+    return data
+
+
+def _labels(y: np.ndarray | None, x: np.ndarray, path: Path) -> Tensor | None:
     if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
         raise ValueError(f"'{path}' holds {len(x)} data but labels {y.dtype} of shape {y.shape}: give one integer each")
-    scaled = x.dtype == np.uint8
-    data = torch.from_numpy(x.astype(np.float32)) / (255 if scaled else 1)
-    if data.dim() == 3:  # (N, H, W)
-        data = data.unsqueeze(1)
-    elif data.dim() == 4 and data.shape[-1] in (1, 3) and data.shape[1] not in (1, 3):  # (N, H, W, C)
-        data = data.permute(0, 3, 1, 2).contiguous()
-    labels = None if y is None else torch.from_numpy(y.astype(np.int64))
-    return Part(data, labels), "divided by 255" if scaled else "none"
+    return None if y is None else torch.from_numpy(y.astype(np.int64))
 
 
 def _image_folder(path: Path) -> Source:
@@ -231,9 +265,12 @@ def _image_folder(path: Path) -> Source:
     for file in files:
         try:
             with Image.open(file) as image:
-                images.append(pil_to_tensor(image if image.mode in ("L", "RGB") else image.convert("RGB")))
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"'{file}' cannot be read as an image: {error}") from error
+                images.append(pil_to_tensor(image.convert("L" if image.mode in ("1", "L") else "RGB")))
+                mode = image.mode
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"'{file}' cannot be read as an image: {_last_line(error)}") from error
+        if mode[0] in "IF":
+            raise ValueError(f"'{file}' has more than 8 bits a pixel: save it with 8, or give the data as a .npy file")
         if images[-1].shape != images[0].shape:
             raise ValueError(
                 f"'{file}' has shape {tuple(images[-1].shape)} but '{files[0]}' has {tuple(images[0].shape)}: all "

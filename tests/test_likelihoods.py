@@ -220,6 +220,24 @@ def test_gradient_reaches_every_parameter(name, variant, shape):
 
 
 @over_cases
+def test_gradient_is_that_of_finite_differences(name, variant):
+    """For each output of the network, and each parameter of the likelihood's own."""
+    likelihood = family(name, Constant(randn(3 * num_parameters(name, variant))), variant).double()
+    z = randn(6, LATENT_DIM)
+    x = likelihood(z).sample()
+    likelihood(z).log_prob(x).sum().backward()
+    for parameter in likelihood.parameters():
+        flat = parameter.data.view(-1)
+        for i, gradient in enumerate(parameter.grad.flatten().tolist()):
+            middle, sums = flat[i].item(), []
+            for step in (1e-5, -1e-5):
+                flat[i] = middle + step
+                sums.append(likelihood(z).log_prob(x).sum().item())
+            flat[i] = middle
+            assert gradient == pytest.approx((sums[0] - sums[1]) / 2e-5, rel=1e-5, abs=1e-6)
+
+
+@over_cases
 def test_state_dict_round_trip_gives_the_same_log_prob_bit_for_bit(name, variant):
     likelihood, other, z = *(make(name, variant, (3, 4, 4)) for _ in range(2)), randn(6, LATENT_DIM)
     x = likelihood(z).sample()
