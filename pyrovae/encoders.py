@@ -16,7 +16,12 @@ __all__ = ["DiagonalNormal"]
 
 
 class Encoder(Conditional):
-    """Abstract q(z | x)."""
+    """Abstract q(z | x); arguments as those of `Conditional`."""
+
+    def __init__(self, network: nn.Module | Build, num_parameters: int) -> None:
+        super().__init__(network, num_parameters)
+        if self.event_shape is not None and len(self.event_shape) > 1:
+            raise ValueError(f"z is a vector, but the network of {type(self).__name__} gives {self.network.out_shape}")
 
     @abstractmethod
     def forward(self, x: Tensor) -> TorchDistribution:

@@ -4,6 +4,7 @@ A likelihood of your own is a small subclass of `Likelihood`: its `support`, its
 are for data of a given mean.
 """
 
+import math
 from abc import abstractmethod
 
 import pyro.distributions as dist
@@ -12,7 +13,8 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from pyrovae.conditional import Build, Conditional
-from pyrovae.scale import positive, unconstrained
+from pyrovae.networks import Network
+from pyrovae.scale import MIN_SCALE, positive, unconstrained
 
 __all__ = ["Bernoulli", "Normal"]
 
@@ -43,6 +45,12 @@ class Likelihood(Conditional):
         References:
             Burda et al. (2016), Importance weighted autoencoders, appendix, https://arxiv.org/abs/1509.00519
         """
+        if not isinstance(self.network, Network):
+            raise ValueError(
+                f"start_at_mean sets the output bias of a pyrovae network, not of {type(self.network).__name__}"
+            )
+        if self.network.one_bias_per_channel:  # then each pixel is a datum of its channel
+            x = x.movedim(1, -1).flatten(0, -2)[..., None, None]  # (N H W, C, 1, 1)
         self.network.set_output_bias(torch.cat(self.marginal_parameters(x)))
 
     def check(self, x: Tensor, name: str = "x") -> None:
@@ -55,6 +63,11 @@ class Likelihood(Conditional):
         Raises:
             ValueError: for an empty set, integers, NaN, another shape, or values outside the support.
         """
+        if x.dim() == 0 or (self.event_shape is not None and x.shape[1:] != self.event_shape):
+            raise ValueError(
+                f"{name} holds data of shape {tuple(x.shape[1:])}, but {type(self).__name__}'s network gives "
+                f"{self.event_shape}: build it for the shape of the data, or reshape them"
+            )
         if len(x) == 0:
             raise ValueError(f"{name} is empty, shape {tuple(x.shape)}: give at least one datum")
         if not x.is_floating_point():
@@ -62,20 +75,16 @@ class Likelihood(Conditional):
                 f"{name} holds {x.dtype} where a density needs floating point: convert it, for images of 0..255 by "
                 f"x.float() / 255"
             )
-        if self.event_shape is not None and x.shape[1:] != self.event_shape:
-            raise ValueError(
-                f"{name} holds data of shape {tuple(x.shape[1:])}, but {type(self).__name__}'s network gives "
-                f"{self.event_shape}: build it for the shape of the data, or reshape them"
-            )
         self._check_values(x, ~x.isfinite(), name, "finite values", "remove or impute it")
         self._check_values(x, ~self.support.check(x), name, f"data in the support {self.support}", self.remedy)
 
     def _check_values(self, x: Tensor, bad: Tensor, name: str, needs: str, remedy: str) -> None:
         if bad.any():
             first = tuple(bad.nonzero()[0].tolist())
+            more = int(bad.sum()) - 1
             raise ValueError(
                 f"{type(self).__name__} needs {needs}, but {name}[{', '.join(map(str, first))}] is "
-                f"{x[first].item():.4g} (and {int(bad.sum()) - 1} more are no better): {remedy}"
+                f"{x[first].item():.9g}{f' (and {more} more are no better)' if more else ''}: {remedy}"
             )
 
 
@@ -142,8 +151,8 @@ class Normal(Likelihood):
     def __init__(self, network: nn.Module | Build, scale: float | None = 1.0, learned: bool = True) -> None:
         super().__init__(network, num_parameters=2 if scale is None else 1)
         if scale is not None:
-            if not scale > 0:
-                raise ValueError(f"scale must be positive, not {scale}")
+            if not MIN_SCALE < scale < math.inf:
+                raise ValueError(f"scale must be finite and above {MIN_SCALE}, not {scale}")
             value = unconstrained(torch.tensor(float(scale)))
             if learned:
                 self.unconstrained_scale = nn.Parameter(value)
@@ -158,5 +167,6 @@ class Normal(Likelihood):
 
     def marginal_parameters(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parameters that fit data `(N, *event)` best when z tells nothing, each `event`."""
-        scale = unconstrained(x.std(0, correction=0))
-        return (x.mean(0), scale)[: self.num_parameters]
+        # An element that never varies would start with a scale of 0, which the least error makes costly.
+        scale = x.std(0, correction=0).clamp(min=0.1 * x.std().item())
+        return (x.mean(0), unconstrained(scale))[: self.num_parameters]

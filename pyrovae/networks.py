@@ -5,7 +5,6 @@ batch `(B, ...)` and K samples for each datum of a batch `(K, B, ...)`.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from math import ceil, prod
 
@@ -61,12 +60,23 @@ class Network(nn.Module):
         super().__init__()
         self.in_shape, self.out_shape = as_shape(in_shape), as_shape(out_shape)
         self.layers = nn.Sequential(*layers)
-        hidden = initializer or (nn.init.xavier_uniform_ if isinstance(activation(), _XAVIER) else _he)
-        output = initializer or partial(nn.init.xavier_uniform_, gain=0.1)
         for layer in self.layers:
-            if hasattr(layer, "weight"):
-                (output if layer is self.layers[-1] else hidden)(layer.weight)
-                nn.init.zeros_(layer.bias)
+            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                continue
+            nn.init.zeros_(layer.bias)
+            if initializer is not None:
+                initializer(layer.weight)
+            elif layer is self.layers[-1]:
+                nn.init.xavier_uniform_(layer.weight, gain=0.1)
+            elif isinstance(activation(), _XAVIER):
+                nn.init.xavier_uniform_(layer.weight)
+            else:
+                _he(layer)
+
+    @property
+    def one_bias_per_channel(self) -> bool:
+        """Whether all pixels of a channel of the output share one bias."""
+        return self.layers[-1].bias.numel() < prod(self.out_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., *in_shape)` to `(..., *out_shape)`."""
@@ -86,8 +96,13 @@ class Network(nn.Module):
         bias.copy_(value.expand(self.out_shape).reshape(len(bias), -1).mean(-1))
 
 
-def _he(weight: Tensor) -> Tensor:
-    return nn.init.kaiming_uniform_(weight, nonlinearity="relu")
+@torch.no_grad()
+def _he(layer: nn.Module) -> None:
+    """Var W = 2 / (inputs that an output sees)."""
+    weight, stride = layer.weight, 1
+    if isinstance(layer, nn.ConvTranspose2d):  # (in, out, k, k), of which an output sees every stride-th row and column
+        weight, stride = weight.transpose(0, 1), layer.stride[0]
+    nn.init.kaiming_uniform_(weight, nonlinearity="relu").mul_(stride)
 
 
 class MLP(Network):
@@ -151,7 +166,7 @@ class Conv(Network):
         activation: Activation = nn.ReLU,
         initializer: Initializer | None = None,
     ) -> None:
-        sizes = _halved(in_shape, len(channels), kernel_size)
+        sizes = _halved(in_shape, channels, hidden, kernel_size)
         channels = [as_shape(in_shape)[0], *channels]
         layers: list[nn.Module] = []
         for i, o in pairwise(channels):
@@ -191,7 +206,7 @@ class ConvTranspose(Network):
         activation: Activation = nn.ReLU,
         initializer: Initializer | None = None,
     ) -> None:
-        sizes = _halved(out_shape, len(channels), kernel_size)[::-1]
+        sizes = _halved(out_shape, channels, hidden, kernel_size)[::-1]
         channels = [*channels, as_shape(out_shape)[0]]
         layers = [nn.Flatten(), nn.Linear(prod(as_shape(in_shape)), hidden), activation()]
         layers += [nn.Linear(hidden, channels[0] * prod(sizes[0])), nn.Unflatten(1, (channels[0], *sizes[0]))]
@@ -205,14 +220,18 @@ class ConvTranspose(Network):
         super().__init__(in_shape, out_shape, layers, activation, initializer)
 
 
-def _halved(shape: Shape, times: int, kernel_size: int) -> list[tuple[int, int]]:
-    """Height and width of an image before and after each convolution of stride 2."""
+def _halved(shape: Shape, channels: Sequence[int], hidden: int, kernel_size: int) -> list[tuple[int, int]]:
+    """Height and width of an image before and after each convolution of stride 2; refuses what makes no network."""
     shape = as_shape(shape)
     if len(shape) != 3:
         raise ValueError(f"a convolutional network needs an image (C, H, W), not {shape}: use MLP for other data")
-    if kernel_size % 2 == 0 or kernel_size < 1 or times == 0:
-        raise ValueError(f"kernel_size must be odd and positive (it is {kernel_size}) and channels must not be empty")
+    if kernel_size % 2 == 0 or kernel_size < 3:
+        raise ValueError(f"kernel_size must be odd, and at least 3 to see every pixel, not {kernel_size}")
+    if not channels or min(*channels, hidden) < 1:
+        raise ValueError(
+            f"channels (at least one layer) and hidden must be positive, not {tuple(channels)} and {hidden}"
+        )
     sizes = [shape[1:]]
-    for _ in range(times):
+    for _ in channels:
         sizes.append(tuple(ceil(n / 2) for n in sizes[-1]))
     return sizes

@@ -471,7 +471,7 @@ def test_data_outside_the_support_are_refused_with_their_place_and_a_remedy(chec
     likelihood, x = checked
     bad = outside(likelihood.support)
     x[INDEX] = x[4, 1, 1, 1] = bad
-    assert re.search(rf"valid\[1, 0, 2, 1\] is {bad:.4g}\b.*\b1 more\b.*: \w+ \w+ \w+", refusal(likelihood, x))
+    assert re.search(rf"valid\[1, 0, 2, 1\] is {bad:.9g}\b.*\b1 more\b.*: \w+ \w+ \w+", refusal(likelihood, x))
 
 
 def test_grey_values_are_refused_by_bernoulli_with_the_ways_out():
