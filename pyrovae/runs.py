@@ -111,7 +111,8 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
     except ValueError:
         if not (folder / CHECKPOINT).exists():  # refused before it began: no trace of it remains
             (folder / CONFIG).unlink()
-            folder.rmdir()
+            if not any(folder.iterdir()):
+                folder.rmdir()
         raise
     return Run(vae, dataset, history, options)
 
