@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
+from tqdm import tqdm
 
 from pyrovae.objectives import LogDensities, log_densities
 from pyrovae.rng import isolated
@@ -218,7 +219,9 @@ def _chunks(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[Iterat
     draws = max(_CHUNK // x[0].numel(), 1)  # of x given z, at a time
     k = min(num_samples, max(draws // len(x), 64))
     with _evaluating(vae), isolated(seed):
-        for batch in x.split(max(draws // k, 1)):
+        batches = x.split(max(draws // k, 1))
+        # What takes long shows how far it is, on a terminal.
+        for batch in tqdm(batches, desc=f"{num_samples} draws for each datum", delay=3, disable=None, leave=False):
             sizes = [min(k, num_samples - start) for start in range(0, num_samples, k)]
             batch = batch.to(_device(vae))
             yield (log_densities(vae.model, vae.guide, batch, num_samples=size) for size in sizes)
