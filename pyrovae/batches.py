@@ -33,6 +33,7 @@ class Batches:
             raise ValueError("the data are empty: give at least one datum")
         self.size, self.batch_size, self.shuffle, self.device = len(data), batch_size, shuffle, device
         self.drawn = isinstance(data, Intensities)
+        self.unchecked = not isinstance(data, Tensor)  # what is not a tensor is seen for the first time as it streams
         self.resident, self.streamed = None, data
         if isinstance(data, Tensor):
             data = data.as_subclass(Tensor)

@@ -10,12 +10,13 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import nn
+from torch.distributions import Distribution
 
 from pyrovae.objectives import Program, sample_sites
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 
-__all__ = ["check"]
+__all__ = ["check", "unvalidated"]
 
 _REMEDY = "declare the dimensions of one datum as event by .to_event(n), and put the data in one pyro.plate"
 
@@ -34,10 +35,12 @@ def check(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
     Raises:
         ValueError: if they differ; the message names the site and both shapes.
     """
+    store = pyro.get_param_store()
     with (
         torch.no_grad(),
         isolated(),
-        pyro.validation_enabled(False),
+        unvalidated(),
+        store.scope(store.get_state()),
         _buffers_restored(model, guide),
         ModuleParameters(),
     ):
@@ -101,6 +104,17 @@ def _check_batch(site: dict) -> None:
             f"site '{site['name']}' has log-densities of shape {actual} where the plates around it say {plates}: "
             f"{_REMEDY}"
         )
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Without Pyro's validation and PyTorch's, each of which is put back as it was."""
+    was = Distribution._validate_args
+    try:
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        Distribution.set_default_validate_args(was)
 
 
 @contextmanager

@@ -55,7 +55,12 @@ class Checkpoint:
                 f"'{self.path}' and the run differ in having {', '.join(sorted(other))}: a run goes on as it began"
             )
         for name, part in self.parts.items():
-            part.load_state_dict(state["parts"][name])
+            try:
+                part.load_state_dict(state["parts"][name])
+            except (RuntimeError, LookupError, ValueError) as error:
+                raise ValueError(
+                    f"'{self.path}' is of a run whose {name} is another: a run goes on as it began"
+                ) from error
         torch.set_rng_state(state["random"]["cpu"])
         torch.cuda.set_rng_state_all(state["random"]["cuda"][: torch.cuda.device_count()])
         return state["values"]

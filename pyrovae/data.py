@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae import sources
 from pyrovae.sources import NAMES
 
-__all__ = ["NAMES", "Binarize", "Dataset", "Intensities", "Labels", "Protocol", "load"]
+__all__ = ["NAMES", "Binarize", "Dataset", "Intensities", "Labels", "Protocol", "fingerprint", "load"]
 
 Binarize = Literal["none", "threshold", "static", "dynamic"]
 
@@ -138,7 +138,7 @@ def load(name: str, binarize: Binarize = "none", root: str | Path = "data", seed
         *parts,
         labels=None if any(y is None for y in labels) else Labels(*labels),
         protocol=Protocol(
-            data=name,
+            data=name if name in NAMES else Path(name).name,
             split=source.split,
             train_size=len(parts[0]),
             valid_size=len(parts[1]),
@@ -147,7 +147,7 @@ def load(name: str, binarize: Binarize = "none", root: str | Path = "data", seed
             scaling=source.scaling,
             binarize=binarize,
             binarize_seed=seed if binarize in ("static", "dynamic") else None,
-            checksum=_checksum(parts),
+            checksum=fingerprint(*parts),
         ),
     )
 
@@ -173,9 +173,10 @@ def _binarized(x: Tensor, binarize: Binarize, generator: torch.Generator, train:
     return torch.bernoulli(x, generator=generator)
 
 
-def _checksum(parts: list[Tensor]) -> str:
+def fingerprint(*parts: Tensor) -> str:
+    """SHA-256 of the shapes and values of tensors, the first 16 digits."""
     digest = hashlib.sha256()
     for x in parts:
         digest.update(str(tuple(x.shape)).encode())
-        digest.update(np.ascontiguousarray(x.numpy()).data)
+        digest.update(np.ascontiguousarray(x.as_subclass(Tensor).detach().cpu().numpy()).data)
     return digest.hexdigest()[:16]

@@ -16,6 +16,7 @@ from torch.distributions import Independent, kl_divergence
 from tqdm import tqdm
 
 from pyrovae.objectives import LogDensities, log_densities
+from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
@@ -149,6 +150,9 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
         x: data, `(N, *event)`.
         threshold: least variance of an active dimension.
 
+    Raises:
+        ValueError: for a single datum, which has no variance.
+
     References:
         Burda et al. (2016), Importance weighted autoencoders, section 5.2, https://arxiv.org/abs/1509.00519
 
@@ -159,6 +163,8 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
         >>> active_units(vae, torch.zeros(20, 5)).value  # all data alike: nothing moves
         0
     """
+    if len(x) < 2:
+        raise ValueError(f"a variance over data needs at least two of them, not {len(x)}")
     with _evaluating(vae):
         variance = vae.encode(x.to(_device(vae))).mean.var(0)
     return ActiveUnits(int((variance > threshold).sum()), variance)
@@ -167,13 +173,16 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
 def metrics(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> dict[str, float | int | list[float] | None]:
     """Means over data of all of the above, in nats, by flat names; each `_std_error` is Monte Carlo's alone.
 
+    The KL comes from the ELBO's draws, KL per dimension from its closed form, so they agree up to the draws' error.
+
     Args:
         vae: the model.
         x: data, `(N, *event)`.
         num_samples: K, draws for each datum: all for log p(x), a tenth of them for the ELBO.
         seed: of the draws.
     """
-    bound = elbo(vae, x, max(num_samples // 10, 2), seed)
+    elbo_num_samples = max(num_samples // 10, 2)
+    bound = elbo(vae, x, elbo_num_samples, seed)
     evidence = log_likelihood(vae, x, num_samples, seed)
     per_dimension = kl_per_dimension(vae, x)
     return {
@@ -187,6 +196,7 @@ def metrics(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> dict
         "kl_per_dimension": None if per_dimension is None else per_dimension.tolist(),
         "active_units": active_units(vae, x).value,
         "num_samples": num_samples,
+        "elbo_num_samples": elbo_num_samples,
     }
 
 
@@ -201,14 +211,15 @@ def _mean_error(std_error: Tensor) -> float:
 
 @contextmanager
 def _evaluating(vae: VAE) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is restored."""
-    training = vae.training
+    """Evaluation mode without gradients; each module's mode is restored."""
+    modes = {module: module.training for module in vae.modules()}
     vae.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        vae.train(training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def _chunks(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[Iterator[LogDensities]]:
@@ -218,7 +229,7 @@ def _chunks(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[Iterat
     vae.check(x)
     draws = max(_CHUNK // x[0].numel(), 1)  # of x given z, at a time
     k = min(num_samples, max(draws // len(x), 64))
-    with _evaluating(vae), isolated(seed):
+    with _evaluating(vae), isolated(seed), ModuleParameters():
         batches = x.split(max(draws // k, 1))
         # What takes long shows how far it is, on a terminal.
         for batch in tqdm(batches, desc=f"{num_samples} draws for each datum", delay=3, disable=None, leave=False):

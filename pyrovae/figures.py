@@ -40,7 +40,9 @@ def draw(
         points, names = _plane(means, vae, x)
         yield "latent_means", plotting.latent_means(points, labels, names)
         if tsne:
-            points = torch.from_numpy(TSNE(random_state=seed).fit_transform(means.numpy()))
+            points = torch.from_numpy(
+                TSNE(random_state=seed, perplexity=min(30, (len(means) - 1) / 3)).fit_transform(means.numpy())
+            )
             yield "latent_means_tsne", plotting.latent_means(points, labels, ("t-SNE 1", "t-SNE 2"))
         if x.dim() != 4 or x.shape[1] not in (1, 3):
             return  # what follows shows images

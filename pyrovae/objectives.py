@@ -18,6 +18,8 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyrovae.parameters import ModuleParameters
+
 __all__ = ["ELBO"]
 
 Program = Callable[..., Any]
@@ -49,7 +51,9 @@ class LogDensities(NamedTuple):
         return self.reconstruction - self.kl
 
 
-def log_densities(model: Program, guide: Program, *args: Any, num_samples: int = 1, **kwargs: Any) -> LogDensities:
+def log_densities(
+    model: Program, guide: Program, *args: Any, num_samples: int = 1, max_plate_nesting: int = 1, **kwargs: Any
+) -> LogDensities:
     """Log p(x | z), log p(z) and log q(z | x) of z ~ q(z | x), from one vectorised pass through guide and model.
 
     Args:
@@ -57,6 +61,7 @@ def log_densities(model: Program, guide: Program, *args: Any, num_samples: int =
         guide: a Pyro program over the same latent variables.
         args: arguments of both.
         num_samples: K, draws of z for each datum; the guide's networks run once for all of them.
+        max_plate_nesting: how many plates the programs nest, to the left of which the draws are laid out.
         kwargs: keyword arguments of both.
 
     Raises:
@@ -76,7 +81,7 @@ def log_densities(model: Program, guide: Program, *args: Any, num_samples: int =
                 [-1.2655, -1.2655],
                 [-1.2655, -1.2655]])
     """
-    with pyro.plate(_PARTICLES, num_samples, dim=-2) if num_samples > 1 else nullcontext():
+    with pyro.plate(_PARTICLES, num_samples, dim=-1 - max_plate_nesting) if num_samples > 1 else nullcontext():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     return reduce_traces(model_trace, guide_trace)
@@ -112,12 +117,13 @@ class Objective(pyro.infer.ELBO):
 
     Args:
         num_particles: K, draws of z for each datum.
+        max_plate_nesting: how many plates the programs nest; data in one plate need 1.
     """
 
-    def __init__(self, num_particles: int = 1) -> None:
+    def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:
         if num_particles < 1:
             raise ValueError(f"num_particles must be at least 1, not {num_particles}")
-        super().__init__(num_particles=num_particles)
+        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
 
     @abstractmethod
     def reduce(self, densities: LogDensities) -> Tensor:
@@ -129,12 +135,13 @@ class Objective(pyro.infer.ELBO):
 
     def bound(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """An estimate of the bound for each datum, in nats, larger is better, `(B,)`, without gradient."""
-        with torch.no_grad():
+        with torch.no_grad(), ModuleParameters():
             return self.reduce(self.densities(model, guide, *args, **kwargs))
 
     def densities(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> LogDensities:
         """The log-densities that the bound reduces, K draws for each datum, `(K, B)`."""
-        return log_densities(model, guide, *args, num_samples=self.num_particles, **kwargs)
+        k, nesting = self.num_particles, self.max_plate_nesting
+        return log_densities(model, guide, *args, num_samples=k, max_plate_nesting=nesting, **kwargs)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the surrogate: a scalar to call `backward()` on."""
@@ -163,6 +170,7 @@ class ELBO(Objective):
 
     Args:
         num_particles: K, draws of z for each datum, averaged.
+        max_plate_nesting: how many plates the programs nest; data in one plate need 1.
 
     Raises:
         ValueError: when used, if a latent site is not reparameterised.
@@ -195,8 +203,12 @@ class ELBO(Objective):
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
-    """The random sites of a trace by name, without the indices that a subsampling plate draws."""
-    return {k: site for k, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+    """The random sites of a trace by name, without `pyro.deterministic` and the indices of subsampling plates."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
+    }
 
 
 def _data_plate(sites: list[dict]) -> Any:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
@@ -21,11 +22,15 @@ class Parser(ArgumentParser):
 
 def command(main: Callable[[], None]) -> None:
     """Run a script's main function; end a user's mistake with one line and exit code 2."""
+    sys.path.append(str(Path.cwd()))  # where import paths given as options are looked for
     try:
         main()
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {_one_line(str(error))}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: --resume goes on from the last epoch that ended\n")
+        sys.exit(130)
 
 
 _KINDS = {"int": "whole number", "float": "number", "Sequence": "list such as [128, 128]"}
@@ -34,17 +39,25 @@ _KINDS = {"int": "whole number", "float": "number", "Sequence": "list such as [1
 def _one_line(message: str) -> str:
     """What jsonargparse says over many lines, as one sentence."""
     keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    option = f"--{keys}: " if keys else ""
-    if name := re.findall(r"(?:^|: |\n  )Expected a dot import path string: (\S+)", message):
-        return f"{option}no class is called '{name[-1].rstrip('.')}': give a name that --help lists, or an import path"
-    if found := re.findall(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", message):
-        return f"{option}{found[-1][0]} is no {found[-1][1]}"
-    if found := re.findall(r"No module named '\S+'", message):
-        return f"{option}{found[-1]}"
+    option = f"{_as_given(keys)}: " if keys else ""
     causes = [cause for cause in re.findall(r"^ *- (.*)", message, re.MULTILINE) if "NoneType" not in cause]
     cause = causes[0] if causes else message
+    if name := re.findall(r"Expected a dot import path string: (\S+)", cause):
+        return f"{option}no class is called '{name[-1].rstrip('.')}': give a name that --help lists, or an import path"
+    if found := re.findall(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", cause):
+        return f"{option}{found[-1][0]} is not a subclass of {found[-1][1]}"
+    if found := re.findall(r"No module named '\S+'", cause):
+        return f"{option}{found[-1]}"
+    if found := re.findall(r"Option '(\w+)' is not accepted", cause):
+        return f"{_as_given(found[-1])}: the component that was chosen has no such option"
     value = re.findall(r"(?:Got|Given) value: (.*)", message)
     if value and (kind := re.search(r"Expected a (?:<class '(?:[\w.]+\.)?(\w+)'>|typing\.Literal\[(.*)\])", cause)):
         kind = f"one of {kind[2]}" if kind[2] else f"a {_KINDS.get(kind[1], kind[1])}"
         return f"{option}'{value[-1].strip()}' is not {kind}"
     return option + " ".join(re.sub(r'Parser key "[^"]+":?', "", cause).split())
+
+
+def _as_given(key: str) -> str:
+    """An option as it stands on the command line, where a component's parser knows only its last part."""
+    given = [word.partition("=")[0] for word in sys.argv if re.match(rf"--([\w.]+\.)?{re.escape(key)}(=|$)", word)]
+    return given[0] if len(set(given)) == 1 else f"--{key}"

@@ -19,7 +19,7 @@ from torch import nn
 
 from pyrovae import evaluation
 from pyrovae.checkpoint import read as read_checkpoint
-from pyrovae.data import Binarize, Dataset
+from pyrovae.data import NAMES, Binarize, Dataset
 from pyrovae.data import load as load_data
 from pyrovae.encoders import DiagonalNormal, Encoder
 from pyrovae.figures import draw
@@ -34,7 +34,7 @@ from pyrovae.vae import VAE
 
 __all__ = ["Run", "build", "load", "parse", "parser", "report", "score", "summary", "train"]
 
-CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoint.pt", "metrics.json"
+CONFIG, CHECKPOINT, HISTORY, METRICS = "config.yaml", "checkpoint.pt", "history.csv", "metrics.json"
 
 
 class Run(NamedTuple):
@@ -108,9 +108,10 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
         path.write_text(parser().dump(options, skip_unset=False))
     try:
         history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **_for(fit, arguments))
-    except ValueError:
-        if not (folder / CHECKPOINT).exists():  # refused before it began: no trace of it remains
+    except Exception:
+        if not (folder / HISTORY).exists():  # it failed before it went through the data once: no trace of it remains
             (folder / CONFIG).unlink()
+            (folder / CHECKPOINT).unlink(missing_ok=True)
             if not any(folder.iterdir()):
                 folder.rmdir()
         raise
@@ -126,6 +127,8 @@ def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -
         num_samples: K, draws for each datum for log p(x).
         tsne: whether to draw the latent means by t-SNE too.
     """
+    if num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2 for a standard error, not {num_samples}")
     folder = Path(folder)
     metrics = score(run, num_samples, run.options.seed)
     with whole(folder / METRICS) as path:
@@ -198,27 +201,36 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
     """The options of `scripts/train.py`: those of a run, its folder, and whether to resume it.
 
     Without `--out` a new run goes to `runs/DATA`, or, where that is taken, to `runs/DATA-2` and so on; `--resume` goes
-    on with the last of them. To resume, options are read from the run's folder; of those given again only epochs,
-    device, root and num_samples may differ.
+    on with the last of them. To resume, options are read from the run's folder; of those given again only epochs (more
+    of them), device, the places of the data and num_samples may differ.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     full = parser()
     full.add_argument("--out", type=str | None, default=None, help="folder of the run; unless given, runs/DATA")
     full.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     options = full.parse_args(arguments)
+    if options.num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2 for a standard error, not {options.num_samples}")
     folder, resume = _folder(options), options.resume
     if resume:
         if not (folder / CHECKPOINT).exists():
             raise FileNotFoundError(f"nothing to resume in '{folder}': it has no {CHECKPOINT}; run without --resume")
         saved = full.parse_args(["--config", str(folder / CONFIG)])
         options = full.parse_args(["--config", str(folder / CONFIG), *arguments])
-        for name in vars(saved).keys() - {"epochs", "device", "root", "num_samples", "config", "out", "resume"}:
+        for name in vars(saved).keys() - {"epochs", "device", "data", "root", "num_samples", "config", "out", "resume"}:
             if saved[name] != options[name]:
                 raise ValueError(f"--{name} differs from that of the run in '{folder}': a run goes on as it began")
+        if options.epochs < saved.epochs:
+            raise ValueError(
+                f"the run in '{folder}' is of {saved.epochs} epochs, not {options.epochs}: it can only grow"
+            )
     elif (folder / CHECKPOINT).exists():
         raise ValueError(f"'{folder}' keeps a run already: give --resume to go on with it, or another --out")
     for name in ("config", "out", "resume"):
         options.pop(name)
+    # So that the run can be read from any folder.
+    options.root = str(Path(options.root).resolve())
+    options.data = options.data if options.data in NAMES else str(Path(options.data).resolve())
     return options, folder, resume
 
 

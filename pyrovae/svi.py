@@ -17,7 +17,7 @@ from pyro.optim.optim import _load_state_dict
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from pyrovae.check import check
+from pyrovae.check import check, unvalidated
 from pyrovae.objectives import LogDensities, Objective, Program
 from pyrovae.parameters import ModuleParameters
 
@@ -29,8 +29,8 @@ class SVI(pyro.infer.SVI):
 
     Before the first step the programs are checked against each other (see `check`); after it, every parameter must have
     received a gradient and moved. Pyro's validation, which reads back from the device many times, is left on in the
-    first step alone. A step with one of our objectives reads nothing back but the loss that `step` returns; Pyro's
-    ELBOs read back once for each site.
+    first step alone: later batches are not looked at. A step with one of our objectives reads nothing back but the loss
+    that `step` returns; Pyro's ELBOs read back once for each site.
 
     Parameters of modules stay with their modules: `pyro.module` leaves nothing in Pyro's store. A `pyro.param`, an
     autoguide's too, lives in the store as everywhere in Pyro.
@@ -74,6 +74,12 @@ class SVI(pyro.infer.SVI):
     ) -> None:
         if not isinstance(optim, torch.optim.Optimizer | PyroOptim):
             raise ValueError(f"optim must be a torch.optim or pyro.optim optimiser, not {type(optim).__name__}")
+        if isinstance(optim, torch.optim.LBFGS | torch.optim.SparseAdam):
+            raise ValueError(
+                f"{type(optim).__name__} does not take steps on dense stochastic gradients: use Adam or SGD"
+            )
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive, not {clip_norm}")
         # Pyro's constructor takes none but its own optimisers.
         super().__init__(model, guide, PyroOptim(type(optim), {}), loss, loss_and_grads, **kwargs)
         self.optim = optim
@@ -98,7 +104,7 @@ class SVI(pyro.infer.SVI):
             check(self.model, self.guide, *args, **kwargs)
             if self.optimizer is not None:
                 self.optimizer.zero_grad()
-        with nullcontext() if first else pyro.validation_enabled(False), ModuleParameters() as seen:
+        with nullcontext() if first else unvalidated(), ModuleParameters() as seen:
             loss, densities = self._loss_and_grads(*args, **kwargs)
         self._collect(seen.parameters)
         if self.clip_norm is not None:

@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from pyrovae import evaluation
 from pyrovae.batches import Batches
+from pyrovae.check import unvalidated
 from pyrovae.checkpoint import Checkpoint
-from pyrovae.data import Intensities
+from pyrovae.data import Intensities, fingerprint
 from pyrovae.files import whole
-from pyrovae.objectives import ELBO, Objective, Program, reduce_traces
+from pyrovae.objectives import ELBO, Objective, Program, log_densities, reduce_traces
+from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.svi import SVI
 from pyrovae.vae import VAE
@@ -113,7 +115,7 @@ def fit(
         >>> history["valid_elbo"][2] > history["valid_elbo"][0]
         True
     """
-    _check_arguments(epochs, batch_size, patience, scheduler, valid, folder, resume)
+    _check_arguments(epochs, batch_size, encoder_lr, clip_norm, patience, scheduler, valid, folder, resume)
     device = next(vae.parameters()).device
     with isolated(seed):
         batches = Batches(train, batch_size, shuffle, seed, device)
@@ -126,22 +128,32 @@ def fit(
         step = _Step(vae, optim, objective, clip_norm)
         history, best = History(), {}
         if folder is not None:
-            settings = _settings(batches, objective, seed, clip_norm, patience)
-            checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", settings, vae=vae, optimizer=optim, batches=batches)
-            checkpoint.parts |= {} if schedule is None else {"scheduler": schedule}
-            if resume:
-                values = checkpoint.load()
-                history, best = History(values["history"]), values["best"]
-            else:
-                checkpoint.save(history=[], best={})
+            settings = {
+                "training data": fingerprint(train) if isinstance(train, Tensor) else f"{len(train)} data",
+                "validation data": None if valid is None else fingerprint(valid),
+                "batch_size": batch_size,
+                "shuffle": shuffle,
+                "seed": seed,
+                "optimizer": f"{type(optim).__name__}({', '.join(str(float(g['lr'])) for g in optim.param_groups)})",
+                "scheduler": None if schedule is None else type(schedule).__name__,
+                "clip_norm": clip_norm,
+                "patience": patience,
+                "objective": f"{type(objective).__name__}(num_particles={objective.num_particles})",
+            }
+            parts = {"vae": vae, "optimizer": optim, "batches": batches}
+            parts |= {} if schedule is None else {"scheduler": schedule}
+            checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", settings, **parts)
+            history, best = _begin(checkpoint, resume)
         total, done = epochs * len(batches), len(history) * len(batches)
         with tqdm(total=total, initial=done, disable=not progress, dynamic_ncols=True) as bar:
             while len(history) < epochs and not (patience and len(history) - _best_epoch(history) >= patience):
                 bar.set_description(f"epoch {len(history) + 1}/{epochs}")
                 row = {"epoch": len(history) + 1, **_epoch(vae, step, batches, schedule, bar)}
+                _require_finite(row)
                 if valid is not None:
-                    row |= _validation(vae, valid.to(device), seed)
-                history.append(_finite(row))
+                    row |= _validation(vae, valid, seed)
+                    _require_finite(row)
+                history.append(row)
                 bar.set_postfix(
                     {k: f"{row[k]:.2f}" for k in ("elbo", "reconstruction", "kl", "valid_elbo") if k in row}
                 )
@@ -165,6 +177,9 @@ class _Step:
     ) -> None:
         # Our objectives give the log-densities that they reduced; for Pyro's ELBOs the programs' traces give them.
         self.foreign = not isinstance(objective, Objective)
+        if self.foreign and objective.max_plate_nesting == math.inf:
+            # Or Pyro would run the programs once more to find out, with other random numbers after resuming.
+            objective.max_plate_nesting = 1 + (objective.vectorize_particles and objective.num_particles > 1)
         self.model, self.guide = (_Traced(p) if self.foreign else p for p in (vae.model, vae.guide))
         self.svi = SVI(self.model, self.guide, optim, objective, clip_norm=clip_norm)
 
@@ -176,6 +191,9 @@ class _Step:
             if self.foreign:
                 loss = loss[0] if isinstance(loss, tuple) else loss
                 runs = [reduce_traces(p, q) for p, q in zip(self.model.pop(), self.guide.pop(), strict=True)]
+                if not runs:  # a compiled ELBO runs the programs once, and then never again
+                    with isolated(), ModuleParameters():
+                        runs = [log_densities(self.model, self.guide, x)]
             terms = [torch.stack([run.reconstruction.mean(0).sum(), run.kl.mean(0).sum()]) for run in runs]
             return torch.cat([-torch.as_tensor(loss).to(x).reshape(1), sum(terms) / len(terms)])
 
@@ -206,10 +224,13 @@ def _epoch(vae: VAE, step: _Step, batches: Batches, schedule: LRScheduler | None
     vae.train()
     total = 0
     for x in batches:
+        if batches.unchecked:
+            vae.check(x, "train")
         total += step(x).double()
         if isinstance(schedule, _STEPWISE):
             schedule.step()
         bar.update()
+    batches.unchecked = False
     objective, reconstruction, kl = (total / batches.size).tolist()
     return {
         "objective": objective,
@@ -222,12 +243,13 @@ def _epoch(vae: VAE, step: _Step, batches: Batches, schedule: LRScheduler | None
 
 
 def _validation(vae: VAE, valid: Tensor, seed: int) -> dict[str, float]:
-    bound = evaluation.elbo(vae, valid, num_samples=1, seed=seed)
+    with unvalidated():  # a model that diverged gives NaN, of which the caller tells
+        bound = evaluation.elbo(vae, valid, num_samples=1, seed=seed)
     terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
     return {f"valid_{name}": value.double().mean().item() for name, value in terms.items()}
 
 
-def _finite(row: dict[str, float]) -> dict[str, float]:
+def _require_finite(row: dict[str, float]) -> None:
     for name in ("elbo", "valid_elbo"):
         if not math.isfinite(row.get(name, 0.0)):
             raise FloatingPointError(
@@ -259,24 +281,26 @@ def _groups(vae: VAE, encoder_lr: float | None) -> list[dict[str, Any]]:
     return [{"params": others}, {"params": encoder, "lr": encoder_lr}]
 
 
-def _settings(
-    batches: Batches, objective: pyro.infer.ELBO, seed: int, clip_norm: float | None, patience: int | None
-) -> dict[str, Any]:
-    """What must not change when a run goes on."""
-    return {
-        "number of data": batches.size,
-        "batch_size": batches.batch_size,
-        "shuffle": batches.shuffle,
-        "seed": seed,
-        "clip_norm": clip_norm,
-        "patience": patience,
-        "objective": f"{type(objective).__name__}(num_particles={objective.num_particles})",
-    }
+def _begin(checkpoint: Checkpoint, resume: bool) -> tuple[History, dict[str, Tensor]]:
+    """History and best parameters so far: those of the checkpoint, or none, of which the first checkpoint is made."""
+    folder = checkpoint.path.parent
+    if resume:
+        values = checkpoint.load()
+        history = History(values["history"])
+        history.to_csv(folder / "history.csv")
+        return history, values["best"]
+    if checkpoint.path.exists():
+        raise ValueError(f"'{folder}' keeps a run already: resume it, or give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(history=[], best={})
+    return History(), {}
 
 
 def _check_arguments(
     epochs: int,
     batch_size: int,
+    encoder_lr: float | None,
+    clip_norm: float | None,
     patience: int | None,
     scheduler: SchedulerFactory | None,
     valid: Tensor | None,
@@ -286,6 +310,10 @@ def _check_arguments(
     if epochs < 0 or batch_size < 1 or (patience is not None and patience < 1):
         raise ValueError(
             f"epochs must be at least 0, batch_size and patience at least 1, not {epochs}, {batch_size} and {patience}"
+        )
+    if (encoder_lr is not None and encoder_lr < 0) or (clip_norm is not None and not clip_norm > 0):
+        raise ValueError(
+            f"encoder_lr = {encoder_lr} must not be negative, and clip_norm = {clip_norm} must be positive"
         )
     plateau = getattr(scheduler, "func", scheduler) is ReduceLROnPlateau
     if valid is None and (patience is not None or plateau):

@@ -18,7 +18,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tsne", action="store_true", help="draw the latent means by t-SNE too")
     choices = parser.parse_args(arguments)
     run = runs.load(choices.run)
-    metrics = runs.report(run, choices.run, choices.num_samples or run.options.num_samples, choices.tsne)
+    metrics = runs.report(
+        run, choices.run, run.options.num_samples if choices.num_samples is None else choices.num_samples, choices.tsne
+    )
     print(json.dumps(metrics, indent=2))
 
 

@@ -121,7 +121,7 @@ def test_protocol_tells_all_that_numbers_depend_on(binarize, tmp_path):
     assert json.loads(json.dumps(fields)) == fields
     assert "random_state=0" in fields.pop("split")
     assert fields == {
-        "data": path,
+        "data": "x.npz",
         "train_size": 45,
         "valid_size": 5,
         "test_size": 10,

@@ -132,6 +132,21 @@ def test_metrics_are_flat_and_means_of_the_parts():
     assert metrics["kl"] == pytest.approx(sum(metrics["kl_per_dimension"]), abs=0.3)
 
 
+def test_each_modules_mode_is_left_as_it_was():
+    vae = LinearGaussian().vae
+    vae.train()
+    vae.encoder.eval()
+    evaluation.metrics(vae, LinearGaussian().data, num_samples=10)
+    assert vae.training
+    assert not vae.encoder.network.training
+
+
+def test_one_datum_has_no_active_units():
+    exact = LinearGaussian()
+    with pytest.raises(ValueError, match="at least two"):
+        evaluation.active_units(exact.vae, exact.data[:1])
+
+
 @pytest.mark.parametrize("k", [0, -3])
 def test_no_draws_are_refused(k):
     exact = LinearGaussian()

@@ -145,12 +145,30 @@ def test_a_plate_inside_a_datum_is_summed():
         with pyro.plate("data", len(x), dim=-2):
             pyro.sample("z", dist.Normal(x[:, :1], 1.0))
 
-    densities = log_densities(model, guide, x)
-    assert densities.log_weight.shape == (1, 5)
-    pyro.set_rng_seed(0)
-    ours = objectives.ELBO().loss(model, guide, x)
-    pyro.set_rng_seed(0)
-    assert ours == pytest.approx(Trace_ELBO().loss(model, guide, x))
+    for k in (1, 3):
+        densities = log_densities(model, guide, x, num_samples=k, max_plate_nesting=2)
+        assert densities.log_weight.shape == (k, 5)
+        pyro.set_rng_seed(0)
+        ours = objectives.ELBO(k, max_plate_nesting=2).loss(model, guide, x)
+        pyro.set_rng_seed(0)
+        theirs = Trace_ELBO(k, vectorize_particles=True, max_plate_nesting=2).loss(model, guide, x)
+        assert ours == pytest.approx(theirs)
+
+
+def test_deterministic_sites_have_no_density_and_may_stand_anywhere():
+    def model(x):
+        pyro.deterministic("size", torch.tensor(float(len(x))))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(pyro.deterministic("twice", 2 * z), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    densities = log_densities(model, guide, torch.zeros(5), num_samples=2)
+    assert densities.log_likelihood.keys() == {"x"}
+    assert densities.log_prior.keys() == {"z"}
 
 
 def refused(model, guide, message, objective=None):

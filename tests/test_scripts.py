@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -129,6 +130,8 @@ def test_new_runs_never_overwrite_old_ones(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="keeps a run already"):
         runs.parse(["--out", "runs/digits"])
     assert runs.parse(["--resume"])[1] == Path("runs/digits-3")
+    with pytest.raises(ValueError, match="it can only grow"):
+        runs.parse(["--resume", "--out", "runs/digits", "--epochs", "0"])
     with pytest.raises(ValueError, match="--batch_size differs"):
         runs.parse(["--resume", "--out", "runs/digits", "--batch_size", "3"])
     assert runs.parse(["--resume", "--out", "runs/digits", "--epochs", "5"])[0].epochs == 5
@@ -180,7 +183,7 @@ def test_a_component_of_ones_own_is_chosen_by_import_path(tmp_path, monkeypatch)
     [
         (["--epochs", "x"], "--epochs: 'x' is not a whole number"),
         (["--prior", "Foo"], "--prior: no class is called 'Foo'"),
-        (["--prior.components", "3"], "'components' is not accepted"),
+        (["--prior.components", "3"], "has no such option"),
         (["--binarize", "foo"], "'threshold', 'static', 'dynamic'"),
         (["--foo", "3"], "--foo"),
         (["--data", "nosuch"], "digits, mnist"),
@@ -190,6 +193,13 @@ def test_a_component_of_ones_own_is_chosen_by_import_path(tmp_path, monkeypatch)
         (["--latent_dim", "0"], "latent_dim must be at least 1"),
         (["--resume", "--out", "nosuch"], "nothing to resume in 'nosuch'"),
         (["--patience", "0"], "patience"),
+        (["--clip_norm", "-1"], "clip_norm"),
+        (["--num_samples", "1"], "num_samples"),
+        (["--optimizer", "LBFGS"], "LBFGS"),
+        (["--optimizer.lr", "1e-30"], "did not move"),
+        (["--optimizer", "SGD", "--optimizer.lr", "1e9"], "smaller learning rate"),
+        (["--objective", "IWAE"], "--objective: no class is called 'IWAE'"),
+        (["--out", "/dev/null/x"], "/dev/null/x"),
     ],
 )
 def test_a_mistake_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys, arguments, words):
@@ -201,10 +211,12 @@ def test_a_mistake_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys, 
     with pytest.raises(SystemExit) as end:
         options.command(main)
     assert end.value.code == 2
-    error = capsys.readouterr().err
+    *before, error = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
-    assert error.count("\n") == 1
     assert words in error
+    assert all(
+        "it/s" in line or "epoch" in line or not line for line in before
+    )  # the progress bar of what failed on the way
     assert not any(tmp_path.rglob("config.yaml"))
 
 
@@ -213,6 +225,21 @@ def test_a_mistake_in_a_real_process_has_no_traceback(tmp_path):
         code, out, err = run(tmp_path, script, *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert err.startswith("error: ")
+
+
+def test_a_wrong_option_of_a_component_is_named_in_full(tmp_path):
+    code, _, err = run(tmp_path, "train.py", "--prior", "MixtureOfNormals", "--prior.components", "x")
+    assert (code, err) == (2, "error: --prior.components: 'x' is not a whole number\n")
+
+
+def test_a_run_on_a_file_is_evaluated_from_anywhere(tmp_path):
+    np.savez(tmp_path / "table.npz", x=np.random.default_rng(0).normal(size=(40, 3)))
+    train(tmp_path, "--data", "table.npz", "--likelihood", "Normal", "--out", "run")
+    (tmp_path / "elsewhere").mkdir()
+    code, out, err = run(tmp_path / "elsewhere", "evaluate.py", "../run", "--tsne")
+    assert code == 0, err
+    assert out == (tmp_path / "run" / "metrics.json").read_text()
+    assert json.loads(out)["data"] == "table.npz"
 
 
 def test_help_lists_components_and_their_options(tmp_path):

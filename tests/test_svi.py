@@ -184,6 +184,44 @@ def test_programs_with_params_and_autoguides_train_as_in_pyro():
     assert auto.median()["z"].item() == pytest.approx(7.5 / 4, abs=0.1)
 
 
+def test_a_param_first_met_in_the_check_is_drawn_as_in_pyro():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.param("a", lambda: torch.randn(())), 1.0), obs=x)
+
+    ends = []
+    for kind in (SVI, pyro.infer.SVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(3)
+        svi = kind(model, lambda x: None, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+        svi.step(torch.ones(4))
+        ends.append(pyro.param("a").item())
+    assert ends[0] == ends[1]
+
+
+def test_pytorchs_own_validation_is_left_as_it_was():
+    was = torch.distributions.Distribution._validate_args
+    try:
+        torch.distributions.Distribution.set_default_validate_args(False)
+        train_by_svi(make_vae(), make_data(), steps=2)
+        assert not torch.distributions.Distribution._validate_args
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(was)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.SparseAdam])
+def test_optimisers_that_cannot_take_such_steps_are_refused(kind):
+    vae = make_vae()
+    with pytest.raises(ValueError, match=kind.__name__):
+        make_svi(vae, kind(vae.parameters()))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0])
+def test_a_norm_that_would_turn_the_step_round_is_refused(clip_norm):
+    with pytest.raises(ValueError, match="clip_norm must be positive"):
+        make_svi(make_vae(), clip_norm=clip_norm)
+
+
 def test_something_else_than_an_optimiser_is_refused():
     vae = make_vae()
     with pytest.raises(ValueError, match=r"torch.optim or pyro.optim optimiser, not float"):

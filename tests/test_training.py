@@ -12,7 +12,7 @@ import pyro
 import pytest
 import torch
 from programs import make_data, make_vae, parameters, same
-from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import TensorDataset
 
@@ -106,6 +106,7 @@ def test_intensities_are_drawn_anew_each_epoch_and_grey_data_refused():
         (torch.full((3, 1, 4, 4), math.nan), "finite"),
         (torch.zeros(3, 1, 4, 5), r"\(1, 4, 5\)"),
         (TensorDataset(torch.full((3, 1, 4, 4), 0.3)), "binarize"),
+        (TensorDataset(torch.cat([make_data(), torch.full((3, 1, 4, 4), 0.3)])), "binarize"),
     ],
 )
 def test_bad_data_are_refused_at_once(data, message):
@@ -204,6 +205,13 @@ def test_early_stopping_returns_to_the_best_parameters():
         quiet(make_vae(), train, patience=3)
 
 
+@pytest.mark.parametrize("objective", [objectives.ELBO(), Trace_ELBO()])
+@pytest.mark.filterwarnings("ignore:Encountered")  # Pyro says so
+def test_divergence_is_told_in_one_sentence_with_validation_data_too(objective):
+    with pytest.raises(FloatingPointError, match=r"elbo is .* in epoch \d+: try a smaller learning rate"):
+        quiet(make_vae(), make_data(), make_data(), epochs=50, optimizer=sgd(1e6), objective=objective)
+
+
 def test_an_elbo_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     vae = make_vae()
     with pytest.raises(FloatingPointError, match=r"epoch \d+.*learning rate"):
@@ -246,6 +254,23 @@ def test_a_resumed_run_ends_bit_identical(tmp_path, stops):
     assert without_time == [{k: v for k, v in row.items() if k != "seconds"} for row in expected]
 
 
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [
+        (Trace_ELBO, {"num_particles": 3, "vectorize_particles": True}),
+        (TraceMeanField_ELBO, {"num_particles": 3, "vectorize_particles": True}),
+        (TraceEnum_ELBO, {"strict_enumeration_warning": False}),
+        (ReweightedWakeSleep, {}),
+    ],
+)
+def test_a_run_under_an_elbo_that_looks_at_its_programs_first_resumes_bit_identical(tmp_path, objective, options):
+    vaes, x = (make_vae(), make_vae()), make_data()
+    quiet(vaes[0], x, epochs=4, objective=objective(**options))
+    quiet(vaes[1], x, epochs=2, objective=objective(**options), folder=tmp_path)
+    quiet(vaes[1], x, epochs=4, objective=objective(**options), folder=tmp_path, resume=True)
+    assert same(*map(parameters, vaes))
+
+
 def test_a_stopped_run_is_not_continued(tmp_path):
     train, valid = make_data(24), 1.0 - make_data(24)
     adam = partial(torch.optim.Adam, lr=1e-2)
@@ -258,14 +283,42 @@ def test_a_stopped_run_is_not_continued(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"batch_size": 8}, "batch_size = 7, not 8"), ({"seed": 3}, "seed = 0, not 3"), ({"data": 20}, "number of data")],
+    [
+        ({"batch_size": 8}, "batch_size = 7, not 8"),
+        ({"seed": 3}, "seed = 0, not 3"),
+        ({"data": 20}, "training data"),
+        ({"optimizer": sgd(1e-3)}, r"Adam\(0.001\), not SGD"),
+        ({"optimizer": partial(torch.optim.Adam, lr=2e-3)}, r"0.001\), not Adam\(0.002"),
+        ({"scheduler": partial(StepLR, step_size=1)}, "scheduler"),
+        ({"valid": True}, "validation data"),
+        ({"latent_dim": 2}, "vae is another"),
+    ],
 )
 def test_another_run_is_not_resumed(tmp_path, change, message):
     options = {"batch_size": 7, "epochs": 1, "folder": tmp_path}
     quiet(make_vae(), make_data(), **options)
-    data = make_data(change.pop("data", 24))
+    change = dict(change)
+    vae, data = make_vae(latent_dim=change.pop("latent_dim", 3)), make_data(change.pop("data", 24))
+    if "valid" in change:
+        change["valid"] = make_data()
     with pytest.raises(ValueError, match=message):
-        quiet(make_vae(), data, **(options | change), resume=True)
+        quiet(vae, data, **(options | change), resume=True)
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    quiet(make_vae(), make_data(), epochs=1, folder=tmp_path / "new")
+    before = (tmp_path / "new" / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match="keeps a run already"):
+        quiet(make_vae(), make_data(), epochs=1, folder=tmp_path / "new")
+    assert (tmp_path / "new" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_table_that_a_kill_left_behind_its_checkpoint_catches_up(tmp_path):
+    quiet(make_vae(), make_data(), epochs=2, folder=tmp_path)
+    text = (tmp_path / "history.csv").read_text()
+    (tmp_path / "history.csv").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    quiet(make_vae(), make_data(), epochs=2, folder=tmp_path, resume=True)
+    assert (tmp_path / "history.csv").read_text() == text
 
 
 def test_nothing_to_resume_is_told(tmp_path):
@@ -319,7 +372,10 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_bit_identical(tmp_path):
 # Arguments -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [{"epochs": -1}, {"batch_size": 0}, {"patience": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"epochs": -1}, {"batch_size": 0}, {"patience": 0}, {"encoder_lr": -1.0}, {"clip_norm": 0.0}, {"clip_norm": -1.0}],
+)
 def test_arguments_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         quiet(make_vae(), make_data(), **bad)

@@ -1,6 +1,7 @@
 import copy
 import gc
 import multiprocessing
+import pickle
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from pyro.infer import Trace_ELBO
 from scipy.stats import binomtest
 from torch import nn
 
-from pyrovae import SVI, VAE, encoders, fit, likelihoods, networks, objectives, priors
+from pyrovae import SVI, VAE, encoders, evaluation, fit, likelihoods, networks, objectives, priors
 
 
 def train_by_fit(vae, x, steps=20, seed=1):
@@ -118,6 +119,11 @@ def test_what_we_train_leaves_the_store_as_it_was():
     train_by_svi(make_vae(), make_data(), steps=2)
     train_by_svi(make_vae(), make_data(), steps=2, optim=pyro.optim.Adam({"lr": 1e-2}))
     train_by_fit(make_vae(), make_data(), steps=2)
+    vae = make_vae()
+    fit(vae, make_data(), make_data(), epochs=1, progress=False)
+    evaluation.metrics(vae, make_data(), num_samples=20)
+    objectives.ELBO().bound(vae.model, vae.guide, make_data())
+    assert pickle.loads(pickle.dumps(vae)).name != vae.name
     after = dict(pyro.get_param_store().items())
     assert after.keys() == before.keys() == {"mine"}
     assert torch.equal(after["mine"], before["mine"])
