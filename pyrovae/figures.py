@@ -83,5 +83,6 @@ def _path(means: Tensor, labels: Tensor | None, quantiles: Tensor) -> Tensor:
     inside = ((means > quantiles[:, 0]) & (means < quantiles[:, -1])).all(1).nonzero().flatten()
     start = inside[0] if len(inside) else 0
     ends = inside if labels is None else inside[labels[inside] != labels[start]]
-    end = ends[-1] if len(ends) else -1
+    # The farthest one, so that there is something to see on the way.
+    end = ends[(means[ends] - means[start]).norm(dim=1).argmax()] if len(ends) else -1
     return torch.lerp(means[start], means[end], torch.linspace(0, 1, 10).unsqueeze(1))

@@ -129,8 +129,8 @@ def decoded_grid(
     centers = np.arange(n) + 0.5  # of the tiles, of which there are n from left to right
     width, height = images.shape[-1] + 1, images.shape[-2] + 1
     shown = sorted(set(np.linspace(0, n - 1, 5).round().astype(int).tolist()))
-    grid.set_xticks([width * centers[i] for i in shown], [f"{quantiles[0, i]:.1f}" for i in shown])
-    grid.set_yticks([height * (n - centers[i]) for i in shown], [f"{quantiles[1, i]:.1f}" for i in shown])
+    grid.set_xticks([width * centers[i] for i in shown], [f"{quantiles[0, i].round(1) + 0:.1f}" for i in shown])
+    grid.set_yticks([height * (n - centers[i]) for i in shown], [f"{quantiles[1, i].round(1) + 0:.1f}" for i in shown])
     grid.set(xlabel="$z_1$", ylabel="$z_2$", title="Means of p(x | z) at the prior's quantiles")
     if path is not None:
         first, second = (np.interp(path[:, d].detach().cpu().numpy(), quantiles[d], centers) for d in (0, 1))
