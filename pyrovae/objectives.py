@@ -236,7 +236,9 @@ def _per_datum(site: dict, plate: Any) -> Tensor:
 
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
-    return a is b or bool((a == b) if isinstance(a == b, bool) else (a == b).all())
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a is b or torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+    return a == b
 
 
 def _names(names: Iterable[str]) -> str:

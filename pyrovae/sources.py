@@ -111,7 +111,7 @@ def _last_line(error: Exception) -> str:
 
 
 def _mnist_like(name: str, **options: str) -> Callable[[Path], Source]:
-    def read(root: Path) -> Source:
+    def source(root: Path) -> Source:
         both = _train_and_test(name, root, lambda train: {"train": train, **options})
         # EMNIST's files hold the images transposed.
         for part in both:
@@ -124,7 +124,7 @@ def _mnist_like(name: str, **options: str) -> Callable[[Path], Source]:
         train, test = (Part(x.unsqueeze(1).float() / 255, part.targets) for x, part in zip(images, both, strict=True))
         return _last_for_valid(train, test, len(train.x) // 6, "divided by 255")
 
-    return read
+    return source
 
 
 def _cifar10(root: Path) -> Source:

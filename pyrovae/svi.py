@@ -157,11 +157,11 @@ class SVI(pyro.infer.SVI):
     def _register(self) -> None:
         """Let the Pyro optimiser hold the torch optimiser, for its `save` and `load`, and a scheduler's `step`."""
         held, waiting = self.optimizer, self.optim._state_waiting_to_be_consumed
+        if waiting.keys() - {None}:
+            raise ValueError("the optimiser's state is of Pyro's SVI, one for each parameter: go on with that")
         if isinstance(self.optim, PyroLRScheduler):
             held = self.optim.pt_scheduler_constructor(held, **self.optim.kwargs)
         self.optim.optim_objs[None] = held  # not one parameter's
-        if waiting.keys() - {None}:
-            raise ValueError("the optimiser's state is of Pyro's SVI, one for each parameter: go on with that")
         if waiting:
             _load_state_dict(held, waiting.pop(None))
 

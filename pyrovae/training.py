@@ -256,7 +256,6 @@ def _require_finite(row: dict[str, float]) -> None:
                 f"{name} is {row[name]} in epoch {row['epoch']}: try a smaller learning rate or clip_norm, and look "
                 f"for extreme values in the data"
             )
-    return row
 
 
 def _step_schedule(schedule: LRScheduler | None, row: dict[str, float]) -> None:
@@ -323,7 +322,7 @@ def _check_arguments(
 
 
 def _check_data(vae: VAE, train: Tensor | Dataset, valid: Tensor | None) -> None:
-    """Refuse at once data to which the likelihood gives no density; of a streamed set, look at the first datum."""
+    """Refuse at once data without a density; of a streamed set the first datum, the others as they come."""
     if isinstance(train, Intensities):
         train = torch.bernoulli(train, generator=torch.Generator(train.device).manual_seed(0))
     if not isinstance(train, Tensor):

@@ -85,6 +85,18 @@ def test_a_pyro_optimisers_state_can_be_saved_and_loaded(tmp_path, scheduled):
     assert same(parameters(parts), parameters(whole))
 
 
+def test_a_state_that_pyros_svi_saved_is_refused_each_time(tmp_path):
+    vae, optim = make_vae(), pyro.optim.Adam({"lr": 1e-2})
+    pyro.infer.SVI(vae.model, vae.guide, optim, Trace_ELBO()).step(make_data())
+    optim.save(tmp_path / "optim.pt")
+    optim = pyro.optim.Adam({"lr": 1e-2})
+    optim.load(tmp_path / "optim.pt")
+    svi = make_svi(vae, optim)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="one for each parameter"):
+            svi.step(make_data())
+
+
 def test_a_loss_that_is_nan_is_warned_of():
     vae = make_vae()
     svi = make_svi(vae)
