@@ -1,6 +1,20 @@
 """Variational autoencoders as probabilistic programs in Pyro."""
 
-from pyrovae import data, encoders, evaluation, likelihoods, networks, objectives, plotting, priors, runs
+from pyrovae import (
+    baselines,
+    data,
+    encoders,
+    evaluation,
+    exact,
+    gradients,
+    likelihoods,
+    networks,
+    objectives,
+    plotting,
+    priors,
+    runs,
+    schedules,
+)
 from pyrovae.svi import SVI
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -8,14 +22,18 @@ from pyrovae.vae import VAE
 __all__ = [
     "SVI",
     "VAE",
+    "baselines",
     "data",
     "encoders",
     "evaluation",
+    "exact",
     "fit",
+    "gradients",
     "likelihoods",
     "networks",
     "objectives",
     "plotting",
     "priors",
     "runs",
+    "schedules",
 ]

@@ -1,5 +1,6 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped."""
 
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,11 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.keys() != {"settings", "parts", "random", "values"}:
         raise ValueError(f"'{path}' is no checkpoint of this library")
     return state
+
+
+def described(part: Any) -> str:
+    """An object by its class and the constructor's arguments that it keeps, as a setting that can be compared."""
+    if part is None or isinstance(part, bool | int | float | str | tuple | list):
+        return repr(part)
+    kept = [name for name in inspect.signature(type(part)).parameters if hasattr(part, name)]
+    return f"{type(part).__name__}({', '.join(f'{name}={described(getattr(part, name))}' for name in kept)})"

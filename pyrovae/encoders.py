@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyrovae.conditional import Build, Conditional
 from pyrovae.scale import positive
 
-__all__ = ["DiagonalNormal"]
+__all__ = ["Bernoulli", "DiagonalNormal"]
 
 
 class Encoder(Conditional):
@@ -52,3 +52,32 @@ class DiagonalNormal(Encoder):
         """The distribution q(z | x), batch `(...)`, event `(D,)`, of data x `(..., *event)`."""
         loc, unconstrained_scale = self.parameters_of(x, dim=-1)
         return dist.Normal(loc, positive(unconstrained_scale)).to_event(1)
+
+
+class Bernoulli(Encoder):
+    """q(z | x) = prod_d Bernoulli(z_d; sigmoid(logit_d(x))), for z_d in {0, 1}.
+
+    Draws of z have no pathwise gradient: train with an objective whose gradient does without.
+
+    Args:
+        network: maps x to the logits, `(..., D)`; or a function that builds it, given 1.
+
+    References:
+        Mnih and Gregor (2014), Neural variational inference and learning in belief networks,
+        https://arxiv.org/abs/1402.0030
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import networks
+        >>> q = Bernoulli(networks.MLP((1, 8, 8), 3))(torch.zeros(20, 1, 8, 8))
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([20]), torch.Size([3]))
+    """
+
+    def __init__(self, network: nn.Module | Build) -> None:
+        super().__init__(network, num_parameters=1)
+
+    def forward(self, x: Tensor) -> TorchDistribution:
+        """The distribution q(z | x), batch `(...)`, event `(D,)`, of data x `(..., *event)`."""
+        (logits,) = self.parameters_of(x, dim=-1)
+        return dist.Bernoulli(logits=logits).to_event(1)

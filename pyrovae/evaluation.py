@@ -1,6 +1,6 @@
 """Evaluation: what is known of a fitted model, per datum, each number with its Monte Carlo error.
 
-Everything here reduces the log-densities of `objectives.log_densities`, in nats, larger is better. Results are fixed by
+Everything here reduces the log-densities of `densities.log_densities`, in nats, larger is better. Results are fixed by
 a seed; torch's random state and the model's mode (training or evaluation) are left as they were. Data may be on another
 device than the model; results are on the model's.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from tqdm import tqdm
 
-from pyrovae.objectives import LogDensities, log_densities
+from pyrovae.densities import LogDensities, log_densities
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
@@ -132,12 +132,12 @@ def kl_per_dimension(vae: VAE, x: Tensor) -> Tensor | None:
         >>> kl_per_dimension(vae, torch.zeros(20, 5)).shape
         torch.Size([2])
     """
-    with _evaluating(vae):
+    with evaluating(vae):
         q, p = vae.encode(x.to(_device(vae))), vae.prior()
         if not all(isinstance(d, Independent) and d.reinterpreted_batch_ndims == 1 for d in (q, p)):
             return None
         try:
-            return kl_divergence(q.base_dist, p.base_dist).mean(0)
+            return kl_divergence(q.base_dist, p.base_dist.expand(q.base_dist.batch_shape)).mean(0)
         except NotImplementedError:  # no closed form for this pair of families
             return None
 
@@ -165,7 +165,7 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
     """
     if len(x) < 2:
         raise ValueError(f"a variance over data needs at least two of them, not {len(x)}")
-    with _evaluating(vae):
+    with evaluating(vae):
         variance = vae.encode(x.to(_device(vae))).mean.var(0)
     return ActiveUnits(int((variance > threshold).sum()), variance)
 
@@ -210,7 +210,7 @@ def _mean_error(std_error: Tensor) -> float:
 
 
 @contextmanager
-def _evaluating(vae: VAE) -> Iterator[None]:
+def evaluating(vae: VAE) -> Iterator[None]:
     """Evaluation mode without gradients; each module's mode is restored."""
     modes = {module: module.training for module in vae.modules()}
     vae.eval()
@@ -229,7 +229,7 @@ def _chunks(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[Iterat
     vae.check(x)
     draws = max(_CHUNK // x[0].numel(), 1)  # of x given z, at a time
     k = min(num_samples, max(draws // len(x), 64))
-    with _evaluating(vae), isolated(seed), ModuleParameters():
+    with evaluating(vae), isolated(seed), ModuleParameters():
         batches = x.split(max(draws // k, 1))
         # What takes long shows how far it is, on a terminal.
         for batch in tqdm(batches, desc=f"{num_samples} draws for each datum", delay=3, disable=None, leave=False):

@@ -1,245 +1,285 @@
-"""Objectives: bounds L(x) <= log p(x), all of them reductions of the same log-densities.
+"""Bounds on log p(x): functions F of the log-weights log w_k = log p(x, z_k) - log q(z_k | x) of K draws of z.
 
-`log_densities` runs a guide and a model once, K samples for each datum, and gives log p(x | z), log p(z) and
-log q(z | x), site by site, in nats. A bound reduces them to one number per datum; the minus sign, and the scale of a
-subsampled plate, appear in the loss methods alone.
+`bound` of each is always the number it is named after, per datum and in nats; weights and schedules of what is
+maximised are not in it. The minus sign, and the scale of a subsampled plate, appear in the loss methods alone.
 """
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+import math
 
-import pyro
-import pyro.infer
 import torch
-from pyro import poutine
-from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.parameters import ModuleParameters
+from pyrovae.densities import LogDensities
+from pyrovae.elbo import ELBO
+from pyrovae.gradient import Gradient, with_value
+from pyrovae.gradients import STL, DReG, Pathwise, Sleep, Wake
+from pyrovae.objective import Objective, log_mean
+from pyrovae.tmc import TMC
+from pyrovae.tvo import TVO
 
-__all__ = ["ELBO"]
-
-Program = Callable[..., Any]
-_PARTICLES = "num_particles_vectorized"  # what Pyro calls its own plate of particles
-
-
-class LogDensities(NamedTuple):
-    """Log-densities of a batch in nats, site by site, each `(K, B)`, free of scales (subsampling, `poutine.scale`)."""
-
-    log_likelihood: dict[str, Tensor]  # log p(x | z), by observed site
-    log_prior: dict[str, Tensor]  # log p(z), by latent site
-    log_posterior: dict[str, Tensor]  # log q(z | x), by latent site
-    scale: dict[str, float | Tensor]  # what Pyro would multiply a site's log-densities with
-    not_reparameterised: dict[str, str]  # latent sites through which no gradient flows, and their distribution
-
-    @property
-    def reconstruction(self) -> Tensor:
-        """Log p(x | z), summed over observed sites, `(K, B)`."""
-        return sum(self.log_likelihood.values())
-
-    @property
-    def kl(self) -> Tensor:
-        """Log q(z | x) - log p(z), summed over latent sites, `(K, B)`; its mean is the KL divergence."""
-        return sum(self.log_posterior[z] - self.log_prior[z] for z in self.log_prior)
-
-    @property
-    def log_weight(self) -> Tensor:
-        """Log w = log p(x, z) - log q(z | x), `(K, B)`."""
-        return self.reconstruction - self.kl
+__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "RWS", "TMC", "TVO", "Renyi"]
 
 
-def log_densities(
-    model: Program, guide: Program, *args: Any, num_samples: int = 1, max_plate_nesting: int = 1, **kwargs: Any
-) -> LogDensities:
-    """Log p(x | z), log p(z) and log q(z | x) of z ~ q(z | x), from one vectorised pass through guide and model.
-
-    Args:
-        model: a Pyro program whose data and latent variables sit in one plate.
-        guide: a Pyro program over the same latent variables.
-        args: arguments of both.
-        num_samples: K, draws of z for each datum; the guide's networks run once for all of them.
-        max_plate_nesting: how many plates the programs nest, to the left of which the draws are laid out.
-        kwargs: keyword arguments of both.
-
-    Raises:
-        ValueError: if the sites of model and guide differ, or do not share one plate.
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> def model(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-        >>> def guide(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))  # the exact posterior
-        >>> log_densities(model, guide, torch.zeros(2), num_samples=3).log_weight  # log p(x), whatever z
-        tensor([[-1.2655, -1.2655],
-                [-1.2655, -1.2655],
-                [-1.2655, -1.2655]])
-    """
-    with pyro.plate(_PARTICLES, num_samples, dim=-1 - max_plate_nesting) if num_samples > 1 else nullcontext():
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    return reduce_traces(model_trace, guide_trace)
-
-
-def reduce_traces(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> LogDensities:
-    """The log-densities of a model's trace, replayed against a guide's."""
-    p, q = sample_sites(model_trace), sample_sites(guide_trace)
-    latent = {name: site for name, site in p.items() if not site["is_observed"]}
-    if missing := latent.keys() ^ q.keys():
-        raise ValueError(
-            f"model and guide must have the same latent sites, but {_names(missing)} is in only one of them "
-            f"(model: {_names(latent)}; guide: {_names(q)})"
-        )
-    plate = _data_plate([*p.values(), *q.values()])
-    for name in latent:
-        if not _equal(p[name]["scale"], q[name]["scale"]):
-            raise ValueError(
-                f"site '{name}' is scaled by {p[name]['scale']} in the model and by {q[name]['scale']} in the guide: "
-                f"a scale must be the same in both"
-            )
-    return LogDensities(
-        log_likelihood={name: _per_datum(site, plate) for name, site in p.items() if site["is_observed"]},
-        log_prior={name: _per_datum(site, plate) for name, site in latent.items()},
-        log_posterior={name: _per_datum(q[name], plate) for name in latent},
-        scale={name: site["scale"] for name, site in p.items()},
-        not_reparameterised={z: str(q[z]["fn"]) for z in latent if not q[z]["fn"].has_rsample},
-    )
-
-
-class Objective(pyro.infer.ELBO):
-    """Abstract: a bound on log p(x), and what to differentiate in order to raise it.
+class IWAE(Objective):
+    """E[log 1/K sum_k w_k], the importance weighted bound, which rises to log p(x) with K.
 
     Args:
         num_particles: K, draws of z for each datum.
+        gradient: the estimator; by default `gradients.Pathwise`.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
-    """
-
-    def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1) -> None:
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be at least 1, not {num_particles}")
-        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
-
-    @abstractmethod
-    def reduce(self, densities: LogDensities) -> Tensor:
-        """The bound for each datum, in nats, `(B,)`."""
-
-    @abstractmethod
-    def surrogate(self, densities: LogDensities) -> Tensor:
-        """A scalar with the gradient of the bound, scaled as the programs say and summed over data."""
-
-    def bound(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """An estimate of the bound for each datum, in nats, larger is better, `(B,)`, without gradient."""
-        with torch.no_grad(), ModuleParameters():
-            return self.reduce(self.densities(model, guide, *args, **kwargs))
-
-    def densities(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> LogDensities:
-        """The log-densities that the bound reduces, K draws for each datum, `(K, B)`."""
-        k, nesting = self.num_particles, self.max_plate_nesting
-        return log_densities(model, guide, *args, num_samples=k, max_plate_nesting=nesting, **kwargs)
-
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the surrogate: a scalar to call `backward()` on."""
-        return -self.surrogate(self.densities(model, guide, *args, **kwargs))
-
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Minus the surrogate's value, without gradient."""
-        with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs).item()
-
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Minus the surrogate's value; its gradient is added to the parameters' `.grad`."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        loss.backward()
-        return loss.item()
-
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-        raise NotImplementedError("the log-densities come from log_densities, not from Pyro's traces")
-
-
-class ELBO(Objective):
-    """E_q[log p(x, z) - log q(z | x)], the evidence lower bound, by K reparameterised draws for each datum.
-
-    The value and the gradient of `pyro.infer.Trace_ELBO` where every latent variable is reparameterised, from one
-    vectorised pass and without reading anything back from the device.
-
-    Args:
-        num_particles: K, draws of z for each datum, averaged.
-        max_plate_nesting: how many plates the programs nest; data in one plate need 1.
-
-    Raises:
-        ValueError: when used, if a latent site is not reparameterised.
 
     References:
-        Kingma and Welling (2014), Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114
+        Burda et al. (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> from pyrovae import VAE, encoders, gradients, likelihoods, networks, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> IWAE(num_particles=50, gradient=gradients.DReG()).bound(vae.model, vae.guide, torch.zeros(20, 5)).shape
+        torch.Size([20])
+    """
+
+    def __init__(self, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
+        super().__init__(num_particles, gradient, max_plate_nesting)
+
+    def reduce(self, terms: Tensor) -> Tensor:
+        """log 1/K sum_k w_k."""
+        return log_mean(terms)
+
+    def curvature(self, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """dF / dl_k and d^2 F / dl_k^2."""
+        weight = terms.softmax(0)
+        return weight, weight - weight**2
+
+
+class Renyi(Objective):
+    """E[1 / (1 - alpha) log 1/K sum_k w_k^(1 - alpha)], the variational Renyi bound; alpha = -inf is VR-max.
+
+    VR-max is E[max_k log w_k]. A lower bound on log p(x) for alpha >= 0; alpha = 0 is the IWAE bound, alpha = 1 the
+    ELBO. With alpha < 0 it may lie above log p(x).
+
+    Args:
+        alpha: order of the divergence, or -inf (`-.inf` on the command line).
+        num_particles: K, draws of z for each datum.
+        gradient: the estimator; by default `gradients.Pathwise`.
+        max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+
+    References:
+        Li and Turner (2016), Renyi divergence variational inference, https://arxiv.org/abs/1602.02311
 
     Example:
         >>> from pyrovae import VAE, encoders, likelihoods, networks, priors
         >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
         >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
-        >>> ELBO(num_particles=10).bound(vae.model, vae.guide, torch.zeros(20, 5)).shape
+        >>> Renyi(alpha=0.5, num_particles=5).bound(vae.model, vae.guide, torch.zeros(20, 5)).shape
         torch.Size([20])
     """
 
-    def reduce(self, densities: LogDensities) -> Tensor:
-        """The bound for each datum, in nats, `(B,)`."""
-        return densities.log_weight.mean(0)
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        num_particles: int = 10,
+        gradient: Gradient | None = None,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        if math.isnan(alpha) or alpha == math.inf:
+            raise ValueError(f"alpha must be a number or -inf, not {alpha}")
+        if alpha == -math.inf:
+            self.estimators = tuple(e for e in type(self).estimators if e is not DReG)  # max is not smooth
+        super().__init__(num_particles, gradient, max_plate_nesting)
+        self.alpha = alpha
 
-    def surrogate(self, densities: LogDensities) -> Tensor:
-        """A scalar with the gradient of the bound, scaled as the programs say and summed over data."""
-        for name, family in densities.not_reparameterised.items():
-            raise ValueError(
-                f"guide site '{name}' ({family}) is not reparameterised, so the ELBO has no pathwise gradient there: "
-                f"use pyro.infer.Trace_ELBO, whose score function needs none"
-            )
-        p, prior, q, scale, _ = densities
-        terms = [scale[x] * p[x] for x in p] + [scale[z] * (prior[z] - q[z]) for z in prior]
-        return sum(terms).sum() / self.num_particles
+    def reduce(self, terms: Tensor) -> Tensor:
+        """1 / (1 - alpha) log 1/K sum_k w_k^(1 - alpha), and its limits."""
+        if self.alpha == -math.inf:
+            return terms.amax(0)
+        if self.alpha == 1:
+            return terms.mean(0)
+        return log_mean((1 - self.alpha) * terms) / (1 - self.alpha)
 
-
-def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
-    """The random sites of a trace by name, without `pyro.deterministic` and the indices of subsampling plates."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
-    }
-
-
-def _data_plate(sites: list[dict]) -> Any:
-    """The one plate that holds every site."""
-    plates = [{f.name: f for f in site["cond_indep_stack"] if f.vectorized and f.name != _PARTICLES} for site in sites]
-    shared = set.intersection(*map(set, plates))
-    if len(shared) == 1:
-        return plates[0][shared.pop()]
-    found = "; ".join(f"'{s['name']}' in {_names(f)}" for s, f in zip(sites, plates, strict=True))
-    raise ValueError(
-        f"a bound per datum needs the data and every latent variable in one plate, found: {found}; for such a program "
-        f"use pyro.infer.Trace_ELBO"
-    )
+    def curvature(self, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """dF / dl_k and d^2 F / dl_k^2."""
+        weight = ((1 - self.alpha) * terms).softmax(0)
+        return weight, (1 - self.alpha) * (weight - weight**2)
 
 
-def _per_datum(site: dict, plate: Any) -> Tensor:
-    """A site's log-density with its scale left out and its mask applied, summed over all but particles and data."""
-    log_prob = scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0, site["mask"])
-    particles = [f for f in site["cond_indep_stack"] if f.name == _PARTICLES]
-    keep = {plate.dim, *(f.dim for f in particles)}
-    for dim in range(-log_prob.dim(), 0):
-        if dim not in keep:
-            log_prob = log_prob.sum(dim, keepdim=True)
-    return log_prob.reshape(particles[0].size if particles else 1, plate.size)
+class CIWAE(Objective):
+    """beta E[1/K sum_k log w_k] + (1 - beta) E[log 1/K sum_k w_k], the combination of the ELBO and the IWAE bound.
+
+    Args:
+        beta: weight of the ELBO, from 0 to 1.
+        num_particles: K, draws of z for each datum.
+        gradient: the estimator; by default `gradients.Pathwise`.
+        max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+
+    References:
+        Rainforth et al. (2018), Tighter variational bounds are not necessarily better,
+        https://arxiv.org/abs/1802.04537
+
+    Example:
+        >>> from pyrovae import VAE, encoders, likelihoods, networks, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> CIWAE(beta=0.05, num_particles=5).bound(vae.model, vae.guide, torch.zeros(20, 5)).shape
+        torch.Size([20])
+    """
+
+    def __init__(
+        self, beta: float = 0.5, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1
+    ) -> None:
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta must be between 0 and 1, not {beta}")
+        super().__init__(num_particles, gradient, max_plate_nesting)
+        self.beta = beta
+
+    def reduce(self, terms: Tensor) -> Tensor:
+        """beta 1/K sum_k log w_k + (1 - beta) log 1/K sum_k w_k."""
+        return self.beta * terms.mean(0) + (1 - self.beta) * log_mean(terms)
+
+    def curvature(self, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """dF / dl_k and d^2 F / dl_k^2."""
+        weight = terms.softmax(0)
+        return self.beta / len(terms) + (1 - self.beta) * weight, (1 - self.beta) * (weight - weight**2)
 
 
-def _equal(a: float | Tensor, b: float | Tensor) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return a is b or torch.equal(torch.as_tensor(a), torch.as_tensor(b))
-    return a == b
+class _Grouped(Objective):
+    """Abstract: M groups of K draws."""
+
+    def __init__(
+        self, num_particles: int = 8, groups: int = 8, gradient: Gradient | None = None, max_plate_nesting: int = 1
+    ) -> None:
+        if groups < 1:
+            raise ValueError(f"groups must be at least 1, not {groups}")
+        super().__init__(num_particles, gradient, max_plate_nesting)
+        self.groups = groups
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of z for each datum in all."""
+        return self.num_particles * self.groups
+
+    def in_groups(self, t: Tensor) -> Tensor:
+        """Draws `(K M, B)` as `(K, M, B)`."""
+        return t.unflatten(0, (self.num_particles, self.groups))
 
 
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in sorted(names)) or "none"
+class MIWAE(_Grouped):
+    """E[1/M sum_m log 1/K sum_k w_mk], the mean of M importance weighted bounds of K draws each.
+
+    Args:
+        num_particles: K, draws of z for each datum in a group.
+        groups: M, groups of draws; M K draws in all.
+        gradient: the estimator; by default `gradients.Pathwise`.
+        max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+
+    References:
+        Rainforth et al. (2018), Tighter variational bounds are not necessarily better,
+        https://arxiv.org/abs/1802.04537
+
+    Example:
+        >>> from pyrovae import VAE, encoders, likelihoods, networks, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> MIWAE(num_particles=8, groups=4).bound(vae.model, vae.guide, torch.zeros(20, 5)).shape
+        torch.Size([20])
+    """
+
+    def grouped(self, t: Tensor) -> Tensor:
+        """Draws `(K M, B)` as `(K, M, B)`."""
+        return self.in_groups(t)
+
+    def reduce(self, terms: Tensor) -> Tensor:
+        """log 1/K sum_k w_k, of each group."""
+        return log_mean(terms)
+
+    def doubly_reparameterised(self, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the gradients by theta, and by phi through z, `(K M, B)` each."""
+        weight = self.grouped(log_weight).softmax(0)
+        return (weight / self.groups).flatten(0, 1), (weight**2 / self.groups).flatten(0, 1)
+
+
+class PIWAE(_Grouped):
+    """E[log 1/(M K) sum_mk w_mk] for the model, E[1/M sum_m log 1/K sum_k w_mk] for the guide.
+
+    Partially importance weighted: the model climbs the `IWAE` bound of all M K draws, the guide the `MIWAE` bound of
+    the same draws, whose gradient has a better signal-to-noise ratio. `bound` is the model's.
+
+    Args:
+        num_particles: K, draws of z for each datum in a group.
+        groups: M, groups of draws; M K draws in all.
+        gradient: the estimator; by default `gradients.Pathwise`.
+        max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+
+    References:
+        Rainforth et al. (2018), Tighter variational bounds are not necessarily better,
+        https://arxiv.org/abs/1802.04537
+
+    Example:
+        >>> from pyrovae import VAE, encoders, likelihoods, networks, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> PIWAE(num_particles=8, groups=4).bound(vae.model, vae.guide, torch.zeros(20, 5)).shape
+        torch.Size([20])
+    """
+
+    routed = True
+    estimators = (Pathwise, STL, DReG)
+
+    def reduce(self, terms: Tensor) -> Tensor:
+        """log 1/(M K) sum_mk w_mk."""
+        return log_mean(terms)
+
+    def target(self, densities: LogDensities) -> Tensor:
+        """The model's bound, with each network's own gradient, `(B,)`."""
+        log_weight = densities.log_weight
+        if not torch.is_grad_enabled():
+            return self.reduce(log_weight)
+        theta, in_group = self._weights(log_weight.detach())
+        return with_value(self.reduce(log_weight), densities.split(theta, in_group / self.groups))
+
+    def doubly_reparameterised(self, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the gradients by theta, and by phi through z, `(K M, B)` each."""
+        theta, in_group = self._weights(log_weight)
+        return theta, in_group**2 / self.groups
+
+    def _weights(self, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights normalised over all draws, and over those of their group, `(K M, B)` each."""
+        return log_weight.softmax(0), self.in_groups(log_weight).softmax(0).flatten(0, 1)
+
+
+class RWS(Objective):
+    """E[log 1/K sum_k w_k] for the model, KL(p(z | x) || q(z | x)) for the guide: reweighted wake-sleep, per datum.
+
+    With `gradients.Wake` the guide learns from the weighted draws for the data (wake-wake), with `gradients.Sleep` from
+    draws of the model (wake-sleep). `bound` is the model's, the IWAE bound.
+
+    Args:
+        num_particles: K, draws of z for each datum.
+        gradient: the estimator; by default `gradients.Wake`.
+        max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+
+    References:
+        Bornschein and Bengio (2015), Reweighted wake-sleep, https://arxiv.org/abs/1406.2751
+        Le et al. (2019), Revisiting reweighted wake-sleep, https://arxiv.org/abs/1805.10469
+
+    Example:
+        >>> from pyrovae import VAE, encoders, gradients, likelihoods, networks, priors
+        >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
+        >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
+        >>> RWS(num_particles=5, gradient=gradients.Sleep()).bound(vae.model, vae.guide, torch.zeros(20, 5)).shape
+        torch.Size([20])
+    """
+
+    estimators = (Wake, Sleep, DReG)
+
+    def __init__(self, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
+        super().__init__(num_particles, gradient, max_plate_nesting)
+
+    def reduce(self, terms: Tensor) -> Tensor:
+        """log 1/K sum_k w_k."""
+        return log_mean(terms)
+
+    def doubly_reparameterised(self, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the gradients by theta, and by phi through z, `(K, B)` each."""
+        weight = log_weight.softmax(0)
+        return weight, weight - weight**2

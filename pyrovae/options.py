@@ -38,6 +38,7 @@ _KINDS = {"int": "whole number", "float": "number", "Sequence": "list such as [1
 
 def _one_line(message: str) -> str:
     """What jsonargparse says over many lines, as one sentence."""
+    message = message.partition("\nTrace Shapes:")[0]  # what Pyro adds for whoever wrote the programs
     keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     option = f"{_as_given(keys)}: " if keys else ""
     causes = [cause for cause in re.findall(r"^ *- (.*)", message, re.MULTILINE) if "NoneType" not in cause]

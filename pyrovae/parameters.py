@@ -1,9 +1,22 @@
 """Parameters: those of a module stay with the module, past Pyro's global store."""
 
+import itertools
+from weakref import WeakKeyDictionary
+
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-__all__ = ["ModuleParameters"]
+__all__ = ["ModuleParameters", "unique_name"]
+
+_serial = itertools.count()
+_names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
+def unique_name(module: nn.Module) -> str:
+    """What Pyro's store calls a module; no other object, a copy of this one included, is called so."""
+    if module not in _names:
+        _names[module] = f"{type(module).__name__}{next(_serial)}"
+    return _names[module]
 
 
 class ModuleParameters(Messenger):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyrovae.scale import positive, unconstrained
 
-__all__ = ["MixtureOfNormals", "StandardNormal"]
+__all__ = ["Bernoulli", "MixtureOfNormals", "StandardNormal"]
 
 
 class Prior(nn.Module, ABC):
@@ -88,3 +88,30 @@ class MixtureOfNormals(Prior):
         """The distribution p(z), batch `()`, event `(D,)`."""
         component = dist.Normal(self.loc, positive(self.unconstrained_scale)).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), component)
+
+
+class Bernoulli(Prior):
+    """p(z) = prod_d Bernoulli(z_d; sigmoid(a_d)), for z_d in {0, 1}, the logits a learned.
+
+    Draws of z have no pathwise gradient: train with an objective whose gradient does without.
+
+    Args:
+        latent_dim: D, dimensions of z.
+
+    References:
+        Neal (1992), Connectionist learning of belief networks, https://doi.org/10.1016/0004-3702(92)90065-6
+        Mnih and Gregor (2014), Neural variational inference and learning in belief networks,
+        https://arxiv.org/abs/1402.0030
+
+    Example:
+        >>> Bernoulli(3)().log_prob(torch.tensor([0.0, 1.0, 1.0])).exp()
+        tensor(0.1250, grad_fn=<ExpBackward0>)
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.logits = nn.Parameter(torch.zeros(latent_dim))
+
+    def forward(self) -> TorchDistribution:
+        """The distribution p(z), batch `()`, event `(D,)`."""
+        return dist.Bernoulli(logits=self.logits).to_event(1)

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from pyrovae.check import check, unvalidated
-from pyrovae.objectives import LogDensities, Objective, Program
+from pyrovae.densities import LogDensities, Program
+from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
 
 __all__ = ["SVI"]
@@ -98,7 +99,7 @@ class SVI(pyro.infer.SVI):
         return value
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Any, LogDensities | None]:
-        """Take a gradient step; the loss stays on the device, beside the log-densities if the objective is ours."""
+        """Take a gradient step; the loss stays on the device, beside the log-densities of draws of q(z | x), if any."""
         first = not self._checked
         if first:
             check(self.model, self.guide, *args, **kwargs)
@@ -126,7 +127,7 @@ class SVI(pyro.infer.SVI):
         densities = self.objective.densities(self.model, self.guide, *args, **kwargs)
         loss = -self.objective.surrogate(densities)
         loss.backward()
-        return loss.detach(), densities
+        return loss.detach(), densities if self.objective.faithful else None
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]

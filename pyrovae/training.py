@@ -3,6 +3,7 @@
 import csv
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,12 @@ from tqdm import tqdm
 from pyrovae import evaluation
 from pyrovae.batches import Batches
 from pyrovae.check import unvalidated
-from pyrovae.checkpoint import Checkpoint
+from pyrovae.checkpoint import Checkpoint, described
 from pyrovae.data import Intensities, fingerprint
+from pyrovae.densities import Program, log_densities, reduce_traces
 from pyrovae.files import whole
-from pyrovae.objectives import ELBO, Objective, Program, log_densities, reduce_traces
+from pyrovae.objective import Objective
+from pyrovae.objectives import ELBO
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.svi import SVI
@@ -43,6 +46,7 @@ class History(list):
     `objective` is what was maximised; `elbo`, `reconstruction` and `kl` are the ELBO and its terms on the training data
     as the steps met them; `valid_elbo` and so on are the same on the validation data after the epoch, from one draw for
     each datum, with the same noise in all epochs; `learning_rate` is the first group's; `seconds` is the epoch's time.
+    An objective with weights of its own has a column for each of them, as of the epoch's last step.
     """
 
     def __getitem__(self, key: int | slice | str) -> Any:
@@ -86,7 +90,8 @@ def fit(
             binarized on the device, anew each epoch. Or a map-style `Dataset` of data (or of tuples that begin with
             one), streamed.
         valid: data `(N, *event)` to validate on after each epoch.
-        objective: any `pyro.infer.ELBO`; by default `objectives.ELBO()`.
+        objective: any `pyro.infer.ELBO`; by default `objectives.ELBO()`. Its schedules start anew; what its baseline
+            has learned before is kept.
         epochs: passes over the data.
         batch_size: B, data in a step.
         optimizer: makes a `torch.optim` optimiser of parameter groups, like `partial(torch.optim.Adam, lr=1e-3)`.
@@ -94,7 +99,8 @@ def fit(
         scheduler: makes a scheduler of `torch.optim.lr_scheduler` of the optimiser; stepped after each epoch,
             OneCycleLR and CyclicLR after each step; ReduceLROnPlateau watches minus the validation ELBO.
         clip_norm: largest norm of the gradient of all parameters together.
-        patience: stop after so many epochs without a better validation ELBO, and return to the best parameters.
+        patience: stop after so many epochs without a better validation ELBO, and return to the best parameters; counted
+            from the end of the objective's schedules.
         shuffle: whether each epoch has an order of its own.
         seed: of everything random.
         folder: where `checkpoint.pt` and `history.csv` are written after each epoch.
@@ -121,7 +127,11 @@ def fit(
         batches = Batches(train, batch_size, shuffle, seed, device)
         _check_data(vae, train, valid)
         objective = ELBO() if objective is None else objective
-        optim = optimizer(_groups(vae, encoder_lr))
+        groups = _groups(vae, encoder_lr)
+        if ours := isinstance(objective, Objective):
+            objective.to(device).step = 0
+            groups += [{"params": p} for p in [list(objective.parameters())] if p]
+        optim = optimizer(groups)
         schedule = None if scheduler is None else scheduler(optim)
         if getattr(schedule, "mode", "min") == "max":
             raise ValueError("ReduceLROnPlateau watches a loss, minus the validation ELBO: leave its mode at 'min'")
@@ -138,15 +148,24 @@ def fit(
                 "scheduler": None if schedule is None else type(schedule).__name__,
                 "clip_norm": clip_norm,
                 "patience": patience,
-                "objective": f"{type(objective).__name__}(num_particles={objective.num_particles})",
+                "objective": described(objective),
             }
             parts = {"vae": vae, "optimizer": optim, "batches": batches}
+            parts |= {"objective": objective} if ours else {}
             parts |= {} if schedule is None else {"scheduler": schedule}
             checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", settings, **parts)
             history, best = _begin(checkpoint, resume)
         total, done = epochs * len(batches), len(history) * len(batches)
+        warm_up = objective.warm_up if ours else 0
+        if warm_up > total:
+            warnings.warn(
+                f"training ends after {total} steps, before the schedule of {described(objective)}, which takes "
+                f"{warm_up}: what is maximised at the end is not what it warms up to",
+                stacklevel=2,
+            )
+        warm_up = math.ceil(warm_up / len(batches))  # in epochs
         with tqdm(total=total, initial=done, disable=not progress, dynamic_ncols=True) as bar:
-            while len(history) < epochs and not (patience and len(history) - _best_epoch(history) >= patience):
+            while len(history) < epochs and not (patience and len(history) - _best_epoch(history, warm_up) >= patience):
                 bar.set_description(f"epoch {len(history) + 1}/{epochs}")
                 row = {"epoch": len(history) + 1, **_epoch(vae, step, batches, schedule, bar)}
                 _require_finite(row)
@@ -158,7 +177,7 @@ def fit(
                     {k: f"{row[k]:.2f}" for k in ("elbo", "reconstruction", "kl", "valid_elbo") if k in row}
                 )
                 _step_schedule(schedule, row)
-                if patience and _best_epoch(history) == row["epoch"]:
+                if patience and _best_epoch(history, warm_up) == row["epoch"]:
                     best = {name: value.clone() for name, value in vae.state_dict().items()}
                 if folder is not None:
                     checkpoint.save(history=list(history), best=best)
@@ -175,7 +194,7 @@ class _Step:
     def __init__(
         self, vae: VAE, optim: torch.optim.Optimizer, objective: pyro.infer.ELBO, clip_norm: float | None
     ) -> None:
-        # Our objectives give the log-densities that they reduced; for Pyro's ELBOs the programs' traces give them.
+        # Most of our objectives give the log-densities that they reduced; for Pyro's ELBOs the programs' traces do.
         self.foreign = not isinstance(objective, Objective)
         if self.foreign and objective.max_plate_nesting == math.inf:
             # Or Pyro would run the programs once more to find out, with other random numbers after resuming.
@@ -191,10 +210,10 @@ class _Step:
             if self.foreign:
                 loss = loss[0] if isinstance(loss, tuple) else loss
                 runs = [reduce_traces(p, q) for p, q in zip(self.model.pop(), self.guide.pop(), strict=True)]
-                if not runs:  # a compiled ELBO runs the programs once, and then never again
-                    with isolated(), ModuleParameters():
-                        runs = [log_densities(self.model, self.guide, x)]
-            terms = [torch.stack([run.reconstruction.mean(0).sum(), run.kl.mean(0).sum()]) for run in runs]
+            if not runs or runs[0] is None:  # a compiled ELBO runs the programs but once, others draw not from q(z | x)
+                with isolated(), ModuleParameters():
+                    runs = [log_densities(self.model, self.guide, x)]
+            terms = [torch.stack([run.mean(t).sum() for t in (run.reconstruction, run.kl)]) for run in runs]
             return torch.cat([-torch.as_tensor(loss).to(x).reshape(1), sum(terms) / len(terms)])
 
 
@@ -237,6 +256,7 @@ def _epoch(vae: VAE, step: _Step, batches: Batches, schedule: LRScheduler | None
         "elbo": reconstruction - kl,
         "reconstruction": reconstruction,
         "kl": kl,
+        **(step.svi.objective.weights if isinstance(step.svi.objective, Objective) else {}),
         "learning_rate": float(rate),
         "seconds": time.perf_counter() - start,
     }
@@ -266,9 +286,9 @@ def _step_schedule(schedule: LRScheduler | None, row: dict[str, float]) -> None:
         schedule.step()
 
 
-def _best_epoch(history: History) -> int:
-    """The epoch with the best validation ELBO, counted from 1, or 0 before the first."""
-    return max(history, key=lambda row: row["valid_elbo"])["epoch"] if history else 0
+def _best_epoch(history: History, warm_up: int) -> int:
+    """The epoch with the best validation ELBO of those after the warm-up, counted from 1, or the last before them."""
+    return max(history[warm_up:], key=lambda row: row["valid_elbo"], default={"epoch": len(history)})["epoch"]
 
 
 def _groups(vae: VAE, encoder_lr: float | None) -> list[dict[str, Any]]:

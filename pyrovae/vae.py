@@ -1,14 +1,14 @@
 """The variational autoencoder, as two probabilistic programs."""
 
-import itertools
 from collections.abc import Callable
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+
+from pyrovae.parameters import unique_name
 
 __all__ = ["VAE"]
 
@@ -89,9 +89,7 @@ class VAE(nn.Module):
     @property
     def name(self) -> str:
         """What Pyro's store calls this object; no other object, a copy of this one included, is called so."""
-        if self not in _names:
-            _names[self] = f"VAE{next(_serial)}"
-        return _names[self]
+        return unique_name(self)
 
     def _check_shapes(self) -> None:
         z = tuple(self.prior().event_shape)
@@ -106,10 +104,6 @@ class VAE(nn.Module):
             takes = getattr(getattr(getattr(self, part), "network", None), "in_shape", None)
             if given is not None and takes is not None and takes != given:
                 raise ValueError(f"the {part}'s network takes {b} of shape {takes}, but {b} has the shape {given}")
-
-
-_serial = itertools.count()
-_names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def _draw(distribution: TorchDistribution, kind: Kind) -> Tensor:

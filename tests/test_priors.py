@@ -1,13 +1,14 @@
 """Laws of every prior: a density over vectors z of D dimensions, batch (), event (D,)."""
 
 import copy
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import cumulative_trapezoid, trapezoid
 from scipy.special import log_softmax, logsumexp
-from scipy.stats import kstest, multivariate_normal
+from scipy.stats import bernoulli, chisquare, kstest, multivariate_normal
 
 from pyrovae import priors
 
@@ -22,7 +23,13 @@ def label(value):
     return ",".join(f"{k}={v}" for k, v in value.items()) or "default" if isinstance(value, dict) else None
 
 
+def is_discrete(name, variant):
+    return getattr(priors, name)(1, **variant)().support.is_discrete
+
+
 over_cases = pytest.mark.parametrize(("name", "variant"), CASES, ids=label)
+over_continuous = pytest.mark.parametrize(("name", "variant"), [c for c in CASES if not is_discrete(*c)], ids=label)
+over_discrete = pytest.mark.parametrize(("name", "variant"), [c for c in CASES if is_discrete(*c)], ids=label)
 over_learned = pytest.mark.parametrize(
     ("name", "variant"),
     [c for c in CASES if list(getattr(priors, c[0])(1, **c[1]).parameters())],
@@ -42,6 +49,17 @@ def make(name, variant, latent_dim=2, seed=1):
 
 def randn(*shape):
     return torch.randn(shape, dtype=torch.float64)
+
+
+def points(prior, *shape):
+    """Vectors `(*shape, D)` from all over the support: of normals, or of bits."""
+    z = randn(*shape, prior.latent_dim)
+    return (z > 0).to(z) if prior().support.is_discrete else z
+
+
+def states(latent_dim):
+    """All vectors of bits, `(2^D, D)`."""
+    return np.array(list(product([0.0, 1.0], repeat=latent_dim)))
 
 
 def density(prior, z):
@@ -72,23 +90,24 @@ def test_batch_is_empty_and_event_is_the_latent_vector(name, variant, latent_dim
 
 @over_cases
 def test_log_prob_of_many_is_that_of_each(name, variant):
-    prior, z = make(name, variant, 3), randn(4, 5, 3)
+    prior = make(name, variant, 3)
+    z = points(prior, 4, 5)
     one_by_one = torch.stack([prior().log_prob(v) for v in z.reshape(-1, 3)])
     torch.testing.assert_close(prior().log_prob(z), one_by_one.reshape(4, 5), rtol=1e-13, atol=0)
 
 
-@over_cases
+@over_continuous
 def test_density_integrates_to_one_in_one_dimension(name, variant):
     assert trapezoid(density(make(name, variant, 1), GRID[:, None]), GRID) == pytest.approx(1, abs=1e-8)
 
 
-@over_cases
+@over_continuous
 def test_density_integrates_to_one_in_two_dimensions(name, variant):
     p = density(make(name, variant, 2), plane())
     assert trapezoid(trapezoid(p, GRID), GRID) == pytest.approx(1, abs=1e-8)
 
 
-@over_cases
+@over_continuous
 def test_samples_follow_the_density_in_one_dimension(name, variant):
     """Kolmogorov-Smirnov test at level 1e-3 against the integrated density."""
     prior = make(name, variant, 1)
@@ -97,7 +116,7 @@ def test_samples_follow_the_density_in_one_dimension(name, variant):
     assert kstest(z, lambda v: np.interp(v, GRID, cdf)).pvalue > 1e-3
 
 
-@over_cases
+@over_continuous
 def test_samples_follow_the_density_in_two_dimensions(name, variant):
     """Kolmogorov-Smirnov tests at level 1e-3 of the coordinates and of their sum, each by its integrated density."""
     prior = make(name, variant, 2)
@@ -111,7 +130,7 @@ def test_samples_follow_the_density_in_two_dimensions(name, variant):
     assert kstest(z.sum(1), lambda v: np.interp(v, GRID, cdf)).pvalue > 1e-3
 
 
-@over_cases
+@over_continuous
 def test_dimensions_beyond_two_are_sampled_as_the_density_says(name, variant):
     """Means of samples agree with importance sums of the density: z-tests, each two-sided at level 1e-3."""
     prior, n = make(name, variant, 4), 20_000
@@ -122,6 +141,41 @@ def test_dimensions_beyond_two_are_sampled_as_the_density_says(name, variant):
     for statistic in (lambda v: np.ones(len(v)), lambda v: np.cos(v[:, 0] - v[:, 3]), lambda v: np.tanh(v.sum(1))):
         a, b = statistic(z), weights * statistic(u)
         assert abs(a.mean() - b.mean()) < 3.29 * ((a.var() + b.var()) / n) ** 0.5
+
+
+@over_discrete
+@pytest.mark.parametrize("latent_dim", [1, 2, 7])
+def test_probabilities_of_all_states_add_up_to_one(name, variant, latent_dim):
+    assert density(make(name, variant, latent_dim), states(latent_dim)).sum() == pytest.approx(1, rel=1e-12)
+
+
+@over_discrete
+@pytest.mark.parametrize("latent_dim", [1, 2, 4])
+def test_samples_follow_the_probabilities_of_all_states(name, variant, latent_dim):
+    """Chi-square test at level 1e-3 of how often each state is drawn."""
+    prior, n = make(name, variant, latent_dim), 20_000
+    z = prior().sample((n,)).numpy()
+    assert np.isin(z, [0, 1]).all()
+    counts = [(z == state).all(1).sum() for state in states(latent_dim)]
+    assert chisquare(counts, n * density(prior, states(latent_dim))).pvalue > 1e-3
+
+
+@over_discrete
+def test_what_is_no_state_is_refused(name, variant):
+    with pytest.raises(ValueError, match="support"):
+        make(name, variant)().log_prob(torch.full((2,), 0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+def test_bernoulli_is_the_product_of_scipys(latent_dim):
+    prior = make("Bernoulli", {}, latent_dim)
+    z, probs = points(prior, 10), 1 / (1 + np.exp(-prior.logits.detach().numpy()))
+    expected = bernoulli(probs).logpmf(z.numpy()).sum(-1)
+    assert prior().log_prob(z).detach().numpy() == pytest.approx(expected, rel=1e-12)
+
+
+def test_bernoulli_starts_with_equal_probabilities():
+    assert priors.Bernoulli(3)().mean.tolist() == [0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 5])
@@ -156,7 +210,7 @@ def test_mixture_of_normals_starts_with_equal_weights_and_unit_scales():
 @over_learned
 def test_gradient_reaches_every_parameter(name, variant):
     prior = make(name, variant)
-    prior().log_prob(randn(20, 2)).sum().backward()
+    prior().log_prob(points(prior, 20)).sum().backward()
     for key, parameter in prior.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
@@ -165,7 +219,8 @@ def test_gradient_reaches_every_parameter(name, variant):
 
 @over_cases
 def test_state_dict_round_trip_gives_the_same_log_prob_bit_for_bit(name, variant):
-    prior, other, z = make(name, variant, seed=1), make(name, variant, seed=2), randn(20, 2)
+    prior, other = make(name, variant, seed=1), make(name, variant, seed=2)
+    z = points(prior, 20)
     if list(prior.parameters()):
         assert not torch.equal(prior().log_prob(z), other().log_prob(z))
     other.load_state_dict(prior.state_dict())
@@ -174,7 +229,8 @@ def test_state_dict_round_trip_gives_the_same_log_prob_bit_for_bit(name, variant
 
 @over_cases
 def test_a_copy_is_independent(name, variant):
-    prior, z = make(name, variant), randn(20, 2)
+    prior = make(name, variant)
+    z = points(prior, 20)
     before, other = prior().log_prob(z), copy.deepcopy(prior)
     assert torch.equal(other().log_prob(z), before)
     with torch.no_grad():
@@ -189,12 +245,13 @@ def test_a_copy_is_independent(name, variant):
 def test_dtype_is_kept(name, variant, dtype):
     prior = make(name, variant).to(dtype)
     assert prior().sample().dtype == dtype
-    assert prior().log_prob(randn(5, 2).to(dtype)).dtype == dtype
+    assert prior().log_prob(points(prior, 5).to(dtype)).dtype == dtype
 
 
 @over_cases
 def test_distribution_follows_the_parameters_as_they_are(name, variant):
-    prior, z = make(name, variant), randn(20, 2)
+    prior = make(name, variant)
+    z = points(prior, 20)
     before = prior().log_prob(z)
     with torch.no_grad():
         for tensor in (*prior.parameters(), *prior.buffers()):
@@ -206,7 +263,9 @@ def test_distribution_follows_the_parameters_as_they_are(name, variant):
 @pytest.mark.parametrize("size", [0.0, 1e3, 1e6])
 @pytest.mark.parametrize("extreme", [0.0, -200.0, 200.0, "signs"])
 def test_extremes_stay_finite(name, variant, size, extreme):
-    prior, z = make(name, variant), (size * randn(20, 2)).requires_grad_()
+    prior = make(name, variant)
+    z = points(prior, 20) if is_discrete(name, variant) else size * points(prior, 20)
+    z.requires_grad_()
     with torch.no_grad():
         for parameter in prior.parameters():
             signs = extreme == "signs"

@@ -1,14 +1,17 @@
 import ast
 import inspect
+import math
 import re
 import shlex
 import textwrap
 from pathlib import Path
 
+import pyro
 import pytest
+import torch
 
 import pyrovae
-from pyrovae import runs
+from pyrovae import gradients, objectives, runs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -18,12 +21,37 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     examples = BLOCKS[1:]
-    assert len(examples) == 3
+    assert len(examples) == 5
     scope = {}
     for code in examples:
         exec(compile(code, "README.md", "exec"), scope)
     assert re.search(r"ELBO -2\d\.\d\d = -\d\d\.\d\d - \d\.\d\d nats\nlog p\(x\) -2\d", capsys.readouterr().out)
     assert scope["new"].shape == (20, 1, 8, 8)
+
+
+def two_layers():
+    """The README's programs and images."""
+    scope = {}
+    for code in (BLOCKS[1], BLOCKS[2], BLOCKS[4].partition("for objective in (")[0]):
+        exec(compile(code.replace("epochs=50", "epochs=0"), "README.md", "exec"), scope)
+    return scope["programs"], scope["images"]
+
+
+def test_the_users_own_programs_run_under_every_objective():
+    programs, images = two_layers()
+    pairs = [
+        (getattr(objectives, name), e) for name in objectives.__all__ for e in getattr(objectives, name).estimators
+    ]
+    for bound, estimator in pairs:
+        if estimator is gradients.REBAR:  # for one site
+            continue
+        pyro.set_rng_seed(0)
+        before = [p.detach().clone() for p in programs.parameters()]
+        objective = bound(num_particles=3, gradient=estimator())
+        svi = pyrovae.SVI(programs.model, programs.guide, torch.optim.SGD(programs.parameters(), 1e-5), objective)
+        assert math.isfinite(svi.step(images))
+        assert all((p != b).any() for p, b in zip(programs.parameters(), before, strict=True))
+        assert objective.bound(programs.model, programs.guide, images).shape == images.shape[:1]
 
 
 def test_the_slide_is_the_code():
@@ -41,7 +69,16 @@ def test_the_slide_is_the_code():
     assert normal(guide) == normal(inspect.getsource(pyrovae.VAE.guide))
 
 
-@pytest.mark.parametrize("kind", ["priors", "likelihoods", "encoders", "networks", "objectives"])
+KINDS = ["priors", "likelihoods", "encoders", "networks", "objectives", "gradients", "baselines", "schedules", "exact"]
+
+
+def test_the_pairs_are_those_that_the_objectives_list():
+    for name in objectives.__all__:
+        listed = ", ".join(f"`{e.__name__}`" for e in getattr(objectives, name).estimators)
+        assert f"| `{name}` | {listed} |" in README
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_table_lists_every_component_with_its_formula(kind):
     module = getattr(pyrovae, kind)
     for name in module.__all__:
@@ -55,7 +92,7 @@ def test_the_commands_are_understood(tmp_path, monkeypatch):
     (tmp_path / "mypackage.py").write_text("from pyrovae.priors import StandardNormal as MyPrior\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     commands = re.findall(r"^\.venv/bin/python scripts/train\.py(.*)$", README, re.MULTILINE)
-    assert len(commands) == 8
+    assert len(commands) == 11
     for command in commands:
         if "--resume" not in command:  # that is tested with a run to resume
             runs.parse(shlex.split(command))

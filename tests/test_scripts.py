@@ -198,7 +198,7 @@ def test_a_component_of_ones_own_is_chosen_by_import_path(tmp_path, monkeypatch)
         (["--optimizer", "LBFGS"], "LBFGS"),
         (["--optimizer.lr", "1e-30"], "did not move"),
         (["--optimizer", "SGD", "--optimizer.lr", "1e9"], "smaller learning rate"),
-        (["--objective", "IWAE"], "--objective: no class is called 'IWAE'"),
+        (["--objective", "Nonesuch"], "--objective: no class is called 'Nonesuch'"),
         (["--out", "/dev/null/x"], "/dev/null/x"),
     ],
 )

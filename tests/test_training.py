@@ -11,12 +11,25 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
-from programs import make_data, make_vae, parameters, same
+from discrete import make_bit_vae
+from programs import SHAPE, make_data, make_vae, parameters, same
 from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import TensorDataset
 
-from pyrovae import VAE, encoders, evaluation, fit, likelihoods, networks, objectives, priors
+from pyrovae import (
+    VAE,
+    baselines,
+    encoders,
+    evaluation,
+    fit,
+    gradients,
+    likelihoods,
+    networks,
+    objectives,
+    priors,
+    schedules,
+)
 from pyrovae.data import Intensities
 
 quiet = partial(fit, progress=False)
@@ -367,6 +380,162 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_bit_identical(tmp_path):
     assert process.wait(timeout=120) == 0
     ends = [torch.load(tmp_path / name / "end.pt", weights_only=True) for name in ("whole", "killed")]
     assert same(*ends)
+
+
+# Schedules, baselines and relaxations --------------------------------------------------------------------------------
+
+E, G, B = objectives, gradients, baselines
+
+
+def learned():
+    return B.Learned(networks.MLP(SHAPE, 1, hidden=(8,)))
+
+
+def test_history_tells_the_weights_of_each_epoch_and_the_elbo_without_them(tmp_path):
+    objective = E.ELBO(beta=schedules.Linear(9), capacity=schedules.Linear(3, 0.0, 2.0))
+    history = quiet(make_vae(), make_data(), make_data(), epochs=4, batch_size=8, objective=objective, folder=tmp_path)
+    assert history["beta"] == pytest.approx([2 / 9, 5 / 9, 8 / 9, 1.0])  # in steps 2, 5, 8 and 11, counted from 0
+    assert history["capacity"] == pytest.approx([4 / 3, 2.0, 2.0, 2.0])
+    assert history["elbo"] == pytest.approx([row["reconstruction"] - row["kl"] for row in history])
+    assert "beta" in (tmp_path / "history.csv").read_text().splitlines()[0].split(",")
+    again = quiet(make_vae(), make_data(), epochs=3, batch_size=8, objective=objective)
+    assert again["beta"] == pytest.approx([2 / 9, 5 / 9, 8 / 9])  # each run begins anew
+    beta = quiet(make_vae(), make_data(), epochs=2, batch_size=24, objective=E.ELBO(beta=0.5), optimizer=sgd(0.0))
+    for row in beta:
+        assert row["beta"] == 0.5
+        assert row["objective"] == pytest.approx(row["reconstruction"] - 0.5 * row["kl"], rel=1e-5)
+    assert "beta" not in quiet(make_vae(), make_data(), epochs=1)[0]
+
+
+def test_a_run_that_ends_before_its_warm_up_is_told():
+    objective = E.ELBO(beta=schedules.Linear(7))
+    with pytest.warns(UserWarning, match=r"ends after 6 steps, before the schedule of .*takes 7"):
+        quiet(make_vae(), make_data(), epochs=2, batch_size=8, objective=objective)
+    quiet(make_vae(), make_data(), epochs=3, batch_size=8, objective=objective)
+
+
+def test_patience_begins_after_the_warm_up():
+    vae, objective = make_vae(), E.ELBO(beta=schedules.Linear(35, 0.5))  # to the end of epoch 12
+    adam, valid = partial(torch.optim.Adam, lr=3e-2), 1.0 - make_data()
+    history = quiet(vae, make_data(), valid, objective=objective, epochs=30, patience=2, batch_size=8, optimizer=adam)
+    elbos = history["valid_elbo"]
+    assert any(max(elbos[i : i + 2]) < max(elbos[:i]) for i in range(1, 10))  # where it would have stopped
+    best = max(elbos[12:])
+    assert 12 + 2 < len(history) == elbos.index(best) + 1 + 2 < 30
+    assert evaluation.elbo(vae, valid).value.mean().item() == pytest.approx(best, rel=1e-5)
+
+
+STATEFUL = {
+    "schedule": (lambda: E.ELBO(beta=schedules.Linear(20)), make_vae),
+    "capacity": (lambda: E.ELBO(capacity=schedules.Cyclical(20, 2, end=3.0)), make_vae),
+    "moving": (lambda: E.ELBO(3, G.ScoreFunction(B.MovingAverage())), make_vae),
+    "learned": (lambda: E.IWAE(3, G.ScoreFunction(learned())), make_vae),
+    "bits": (lambda: E.ELBO(2, G.ScoreFunction(B.MovingAverage(0.5))), make_bit_vae),
+    "concrete": (lambda: E.ELBO(2, G.Concrete()), make_bit_vae),
+    "dreg": (lambda: E.PIWAE(2, 2, G.DReG()), make_vae),
+}
+
+
+@pytest.mark.parametrize("case", STATEFUL)
+@pytest.mark.filterwarnings("ignore:training ends after 8 steps")  # in the run that is interrupted
+def test_an_objective_with_a_state_resumes_bit_identical(tmp_path, case):
+    make, build = STATEFUL[case]
+    vaes, stateful = [build(), build()], []
+    train, valid = Intensities(make_data() * 0.9), make_data()
+    for _ in range(4):
+        pyro.set_rng_seed(5)
+        stateful.append(make())
+    expected = quiet(vaes[0], train, valid, objective=stateful[0], epochs=5, **FANCY)
+    quiet(vaes[1], train, valid, objective=stateful[1], epochs=2, folder=tmp_path, **FANCY)
+    other = build(seed=8)
+    pyro.set_rng_seed(6)  # whatever the objective was, the checkpoint replaces it
+    history = quiet(other, train, valid, objective=make(), epochs=5, folder=tmp_path, resume=True, **FANCY)
+    assert same(parameters(other), parameters(vaes[0]))
+    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in h] for h in (history, expected)]
+    assert without_time[0] == without_time[1]
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        E.ELBO(3),
+        E.ELBO(beta=0.5),
+        E.ELBO(beta=schedules.Linear(6)),
+        E.ELBO(gradient=G.STL()),
+        E.ELBO(analytic_kl=True),
+        E.ELBO(free_bits=0.1),
+        E.IWAE(1),
+        E.ELBO(gradient=G.ScoreFunction()),
+    ],
+)
+def test_a_run_under_another_objective_is_not_resumed(tmp_path, objective):
+    quiet(make_vae(), make_data(), epochs=1, folder=tmp_path, objective=E.ELBO())
+    with pytest.raises(ValueError, match="objective"):
+        quiet(make_vae(), make_data(), epochs=2, folder=tmp_path, objective=objective, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (G.ScoreFunction(B.MovingAverage(0.9)), G.ScoreFunction(B.MovingAverage(0.5))),
+        (G.ScoreFunction(), G.ScoreFunction(pathwise=True)),
+        (G.Concrete(0.5), G.Concrete(0.7)),
+        (G.Concrete(0.5), G.StraightThrough(0.5)),
+        (G.REBAR(eta=1.0), G.REBAR(eta=0.5)),
+    ],
+)
+def test_a_run_under_another_gradient_is_not_resumed(tmp_path, one, other):
+    quiet(make_bit_vae(), make_data(), epochs=1, folder=tmp_path, objective=E.ELBO(gradient=one))
+    with pytest.raises(ValueError, match="objective"):
+        quiet(make_bit_vae(), make_data(), epochs=2, folder=tmp_path, objective=E.ELBO(gradient=other), resume=True)
+
+
+@pytest.mark.parametrize("schedule", [schedules.Linear(4, end=0.5), schedules.Linear(5), schedules.Cyclical(4, 2)])
+def test_a_run_under_another_schedule_is_not_resumed(tmp_path, schedule):
+    options = {"epochs": 4, "folder": tmp_path}
+    quiet(make_vae(), make_data(), objective=E.ELBO(beta=schedules.Linear(4)), **options)
+    with pytest.raises(ValueError, match="objective"):
+        quiet(make_vae(), make_data(), objective=E.ELBO(beta=schedule), resume=True, **(options | {"epochs": 5}))
+
+
+@pytest.mark.parametrize(
+    "gradient", [G.Concrete(0.3), G.StraightThrough(), G.REBAR(), G.Enumerate(), G.ScoreFunction()]
+)
+def test_the_elbo_of_the_history_is_that_of_the_discrete_model(gradient):
+    vae, x = make_bit_vae(), make_data(100)
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    quiet(vae, x, epochs=20, batch_size=25, objective=E.ELBO(gradient=G.Enumerate()), optimizer=adam)
+    history = quiet(vae, x, epochs=40, batch_size=25, objective=E.ELBO(gradient=gradient), optimizer=sgd(0.0))
+    exact = E.ELBO(gradient=G.Enumerate())
+    with torch.no_grad():
+        expected = exact.bound(vae.model, vae.guide, x).mean().item()
+    draws = torch.tensor(history["elbo"])
+    assert draws.mean().item() == pytest.approx(expected, abs=5 * draws.std().item() / 40**0.5 + 1e-4)
+    kl = torch.tensor(history["kl"])
+    assert kl.mean() > 0.1
+    if isinstance(gradient, G.Concrete):  # which maximises another number
+        assert abs(torch.tensor(history["objective"]).mean().item() - expected) > 0.02
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        G.ScoreFunction(B.LeaveOneOut()),
+        G.ScoreFunction(B.MovingAverage()),
+        G.VIMCO(),
+        G.Enumerate(),
+        G.Concrete(),
+        G.StraightThrough(),
+        G.REBAR(),
+    ],
+)
+def test_bits_are_learned(gradient):
+    vae, x = make_bit_vae(), make_data(100)
+    exact = E.ELBO(gradient=G.Enumerate())
+    before = exact.bound(vae.model, vae.guide, x).mean()
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    quiet(vae, x, epochs=25, batch_size=20, objective=E.ELBO(2, gradient), optimizer=adam)
+    assert exact.bound(vae.model, vae.guide, x).mean() > before + 2.0
 
 
 # Arguments -----------------------------------------------------------------------------------------------------------

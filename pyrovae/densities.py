@@ -1,0 +1,432 @@
+"""Log-densities: one vectorised pass through a guide and a model, of which every bound is a reduction.
+
+`log_densities` runs both programs, K draws of z for each datum, and gives log p(x | z), log p(z) and log q(z | x), site
+by site, in nats and free of scales. Nothing else in the library runs the programs to score them.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask, sum_rightmost
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from pyrovae.draws import PARTICLES, Enumerated
+
+__all__ = ["LogDensities", "log_densities", "log_probs", "reduce_traces", "sample_sites"]
+
+Program = Callable[..., Any]
+
+
+class Call(NamedTuple):
+    """The programs that were run, and their arguments."""
+
+    model: Program
+    guide: Program
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+class Layout(NamedTuple):
+    """Where draws and data stand among the batch dimensions of a site, counted from the right."""
+
+    particle_dim: int | None
+    particles: int  # K
+    data_dim: int
+    data: int  # B
+    left: int  # the leftmost plate; what is further left enumerates latent variables
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Sizes of the plates' dimensions, 1 where neither draws nor data stand."""
+        sizes = {self.data_dim: self.data, self.particle_dim: self.particles}
+        return tuple(sizes.get(dim, 1) for dim in range(self.left, 0))
+
+    def fold(self, t: Tensor) -> Tensor:
+        """Sum over other plates: a tensor of a site's batch shape as `(K, B)`, or `(..., K, B)` if enumerated."""
+        others = [d for d in range(max(self.left, -t.dim()), 0) if d not in (self.data_dim, self.particle_dim)]
+        t = t.sum(others, keepdim=True) if others else t
+        if t.shape != self.batch_shape:
+            t = t.expand(torch.broadcast_shapes(t.shape, self.batch_shape))
+        return t.reshape(*t.shape[: t.dim() + self.left], self.particles, self.data)
+
+    def per_datum(self, scale: float | Tensor, name: str) -> float | Tensor:
+        """A site's scale as a number, or as one for each datum, `(B,)`."""
+        if not isinstance(scale, Tensor) or scale.dim() == 0:
+            return scale
+        if scale.numel() > 1 and scale.shape[self.data_dim :][:1] != (scale.numel(),):
+            raise ValueError(
+                f"site '{name}' has a scale of shape {tuple(scale.shape)}: it may differ from datum to datum alone"
+            )
+        return scale.flatten()
+
+    def unfold(self, t: Tensor, event_dim: int) -> Tensor:
+        """A tensor `(K, B)` such that it broadcasts with a site's value."""
+        return t.reshape(self.batch_shape + (1,) * event_dim)
+
+
+class Route:
+    """The way of the gradient from the model back to z ~ q(z | x), where it may be weighted draw by draw."""
+
+    def __init__(self) -> None:
+        self.factor: Tensor | None = None  # (K, B)
+        self.layout: Layout | None = None
+
+    def of(self, guide_trace: poutine.Trace) -> poutine.Trace:
+        """The trace as the model shall see it."""
+        seen = guide_trace.copy()
+        for name, site in sample_sites(guide_trace).items():
+            if site["value"].requires_grad:
+                seen.nodes[name] = {**site, "value": self._through(site["value"], site["fn"].event_dim)}
+        return seen
+
+    def _through(self, z: Tensor, event_dim: int) -> Tensor:
+        """z, through which the gradient comes back multiplied by the factor set until then."""
+        z = z.view_as(z)
+        z.register_hook(lambda g: g if self.factor is None else self._weigh(g, event_dim))
+        return z
+
+    def _weigh(self, g: Tensor, event_dim: int) -> Tensor:
+        return (g * self.layout.unfold(self.factor, event_dim)).reshape(g.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class LogDensities:
+    """Log-densities of a batch in nats, site by site, each `(K, B)`, free of scales (subsampling, `poutine.scale`).
+
+    Enumerated latent variables have dimensions of their own, to the left: `(..., K, B)`.
+    """
+
+    log_likelihood: dict[str, Tensor]  # log p(x | z), by observed site
+    log_prior: dict[str, Tensor]  # log p(z), by latent site
+    log_posterior: dict[str, Tensor]  # log q(z | x), by latent site
+    score: dict[str, Tensor]  # log q(z | x) as the draws' own density, whatever is masked or scaled in log_posterior
+    scale: dict[str, float | Tensor]  # what Pyro would multiply a site's log-densities with: a number, or `(B,)`
+    layout: Layout
+    p: dict[str, dict]  # the model's sites
+    q: dict[str, dict]  # the guide's
+    route: Route | None = None
+    call: Call | None = None
+    weight: dict[str, float | Tensor] | None = None  # what sites are multiplied with already
+
+    @property
+    def reconstruction(self) -> Tensor:
+        """Log p(x | z), summed over observed sites, `(K, B)`."""
+        return sum(self.log_likelihood.values())
+
+    @property
+    def log_joint(self) -> Tensor:
+        """Log p(x, z), `(K, B)`."""
+        return self.reconstruction + sum(self.log_prior.values())
+
+    @property
+    def log_guide(self) -> Tensor:
+        """Log q(z | x), summed over latent sites, `(K, B)`."""
+        return sum(self.log_posterior.values())
+
+    @property
+    def kl(self) -> Tensor:
+        """Log q(z | x) - log p(z), summed over latent sites, `(K, B)`; its mean is the KL divergence."""
+        return sum(self.log_posterior[z] - self.log_prior[z] for z in self.log_prior)
+
+    @property
+    def log_weight(self) -> Tensor:
+        """Log w = log p(x, z) - log q(z | x), `(K, B)`."""
+        return self.reconstruction - self.kl
+
+    @property
+    def not_reparameterised(self) -> dict[str, str]:
+        """Latent sites through whose values no gradient flows, with their distributions."""
+        return {z: str(site["fn"]) for z, site in self.q.items() if not site["fn"].has_rsample}
+
+    def mean(self, t: Tensor) -> Tensor:
+        """E_q[t | x] from the draws, `(..., K, B)` to `(B,)`: exact over what is enumerated, the mean over K draws."""
+        enumerated = [self.score[z] for z, site in self.q.items() if site["infer"].get("enumerated")]
+        if enumerated:
+            t = (sum(enumerated).exp() * t).flatten(0, -3).sum(0)
+        return t.mean(0)
+
+    @property
+    def common_scale(self) -> float | Tensor:
+        """The scale that all sites share: a number, or one for each datum, `(B,)`.
+
+        Raises:
+            ValueError: if they differ, as no scale may stand inside a log-sum-exp.
+        """
+        if not self.scaled_alike:
+            found = ", ".join(f"'{name}' {scale}" for name, scale in self.scale.items())
+            raise ValueError(
+                f"sites have different scales ({found}), but a bound that is not linear in the log-weight has room for "
+                f"one, outside of it: scale them alike, or use objectives.ELBO, whose beta weights the KL"
+            )
+        return next(iter(self.scale.values()))
+
+    @property
+    def scaled_alike(self) -> bool:
+        """Whether all sites have the same scale."""
+        first, *others = self.scale.values()
+        return all(_equal(first, scale) for scale in others)
+
+    def scaled(self) -> "LogDensities":
+        """The same with each site's log-densities times its scale: for what is linear in them."""
+        p, prior, q = (
+            {name: t * self.scale[name] for name, t in terms.items()}
+            for terms in (self.log_likelihood, self.log_prior, self.log_posterior)
+        )
+        return replace(self, log_likelihood=p, log_prior=prior, log_posterior=q, weight=self.scale)
+
+    def sticking(self) -> "LogDensities":
+        """The same with log q differentiated through z alone, not by the guide's parameters.
+
+        d/dz log q is taken from the guide's own distributions, at fixed parameters and including what later sites make
+        of z: log q becomes <d/dz log q, z> with the first factor constant, so the guide need not run again.
+
+        Raises:
+            ValueError: if a flow cannot score a value other than its last.
+
+        References:
+            Roeder et al. (2017), Sticking the landing, https://arxiv.org/abs/1703.09194
+        """
+        if not torch.is_grad_enabled():
+            return self
+        drawn = {name: site for name, site in self.q.items() if site["value"].requires_grad}
+        return replace(self, log_posterior={z: self._weighted(z, self._path(z, drawn)) for z in self.q})
+
+    def _path(self, name: str, drawn: dict[str, dict]) -> Tensor:
+        """Log q of a site, with the gradient through its value and those of earlier sites, `(K, B)`."""
+        site = self.q[name]
+        z = site["value"].detach().requires_grad_()
+        try:
+            log_q = _log_prob({**site, "value": z})
+        except (KeyError, NotImplementedError) as error:
+            raise ValueError(
+                f"guide site '{name}' ({site['fn']}) can score none but its last draw, as its flow has no analytic "
+                f"inverse, so the gradient through z alone is out of reach: use gradients.Pathwise"
+            ) from error
+        earlier = [other["value"] for other in drawn.values()]
+        by_z, *by_earlier = torch.autograd.grad(
+            log_q.sum(), [z, *earlier], retain_graph=True, allow_unused=True
+        )  # z is a copy: that of `earlier` stands for the parameters that depend on it
+        value = self.layout.fold(log_q).detach()
+        gradients = [(site, by_z)] if name in drawn else []
+        gradients += [(other, g) for other, g in zip(drawn.values(), by_earlier, strict=True) if g is not None]
+        for other, g in gradients:
+            v = other["value"]
+            value = value + self.layout.fold(sum_rightmost(g * (v - v.detach()), other["fn"].event_dim))
+        return value
+
+    def split(self, theta: Tensor, phi: Tensor) -> Tensor:
+        """Sum over draws of log p(x, z) and -log q(z | x), with weights of its own for each network, `(B,)`.
+
+        Args:
+            theta: weights of the gradient of log p(x, z) by the model's parameters, `(K, B)`.
+            phi: weights of the gradient through z and by the guide's parameters, `(K, B)`.
+        """
+        # So that phi / theta is finite; no more is lost than float32 rounds away.
+        theta = torch.where(theta.abs() < 1e-20, 1e-20, theta)
+        if torch.is_grad_enabled():
+            self.route.factor = phi / theta
+        return (theta * self.log_joint - phi * self.log_guide).sum(0)
+
+    def analytic_kl(self, name: str) -> Tensor | str:
+        """KL(q(z | x) || p(z)) of a site in closed form, given the sites before it, `(K, B)`; or why there is none."""
+        p, q = self.p[name], self.q[name]
+        if reason := self._order(name):
+            return reason
+        try:
+            kl = kl_divergence(q["fn"], p["fn"])
+        except NotImplementedError:
+            return f"no closed form for {_family(q['fn'])} and {_family(p['fn'])}"
+        return self._weighted(name, self.layout.fold(scale_and_mask(kl, 1.0, q["mask"])))
+
+    def kl_per_dimension(self, name: str, analytic: bool) -> Tensor:
+        """KL of each element of a site, the mean over draws and data, `(D,)`.
+
+        Raises:
+            ValueError: if prior or posterior does not factorise over the elements.
+        """
+        p, q = self.p[name], self.q[name]
+        n = q["fn"].event_dim
+        (p_fn, p_n), (q_fn, q_n) = (_base(site["fn"]) for site in (p, q))
+        if not p_n == q_n == n:
+            raise ValueError(
+                f"free bits need a KL for each dimension, but at site '{name}' {_family(q['fn'])} or "
+                f"{_family(p['fn'])} does not factorise"
+            )
+        if analytic and not isinstance(self.analytic_kl(name), str):
+            kl = kl_divergence(q_fn, p_fn)
+        else:
+            kl = q_fn.log_prob(q["value"]) - p_fn.log_prob(p["value"])
+        kl = scale_and_mask(kl, 1.0, q["mask"][(..., *(None,) * n)] if isinstance(q["mask"], Tensor) else q["mask"])
+        draws_and_data = [dim - n for dim in (self.layout.particle_dim, self.layout.data_dim) if dim is not None]
+        return kl.mean(draws_and_data).flatten()
+
+    def _weighted(self, name: str, t: Tensor) -> Tensor:
+        return t * self.weight[name] if self.weight else t
+
+    def _order(self, name: str) -> str | None:
+        """Why the KL of a site given the sites before it is not that of the ELBO, if it is not."""
+        order = list(self.log_prior), list(self.q)
+        before_p, before_q = (set(names[: names.index(name)]) for names in order)
+        if late := before_p - before_q:
+            return f"the model draws {_names(late)} before '{name}', the guide after it"
+        return None
+
+
+def log_densities(
+    model: Program,
+    guide: Program,
+    *args: Any,
+    num_samples: int = 1,
+    max_plate_nesting: int = 1,
+    draws: Messenger | None = None,
+    routed: bool = False,
+    **kwargs: Any,
+) -> LogDensities:
+    """Log p(x | z), log p(z) and log q(z | x) of z ~ q(z | x), from one vectorised pass through guide and model.
+
+    Args:
+        model: a Pyro program whose data and latent variables sit in one plate.
+        guide: a Pyro program over the same latent variables.
+        args: arguments of both.
+        num_samples: K, draws of z for each datum; the guide's networks run once for all of them.
+        max_plate_nesting: how many plates the programs nest, to the left of which the draws are laid out.
+        draws: how latent values are drawn if not as the guide's distributions draw them, see `pyrovae.draws`.
+        routed: whether the gradient that comes back to z from the model can be weighted, see `LogDensities.split`.
+        kwargs: keyword arguments of both.
+
+    Raises:
+        ValueError: if the sites of model and guide differ, or do not share one plate.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))  # the exact posterior
+        >>> log_densities(model, guide, torch.zeros(2), num_samples=3).log_weight  # log p(x), whatever z
+        tensor([[-1.2655, -1.2655],
+                [-1.2655, -1.2655],
+                [-1.2655, -1.2655]])
+    """
+    route = Route() if routed and torch.is_grad_enabled() else None
+    particles = pyro.plate(PARTICLES, num_samples, dim=-1 - max_plate_nesting) if num_samples > 1 else nullcontext()
+    with draws or nullcontext(), particles:
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        seen = guide_trace if route is None else route.of(guide_trace)
+        model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
+    densities = reduce_traces(model_trace, guide_trace, route, Call(model, guide, args, kwargs), max_plate_nesting)
+    if isinstance(draws, Enumerated) and densities.layout.left <= draws.first_dim:
+        raise ValueError(f"the programs nest more than {max_plate_nesting} plates: say how many by max_plate_nesting")
+    return densities
+
+
+def reduce_traces(
+    model_trace: poutine.Trace,
+    guide_trace: poutine.Trace,
+    route: Route | None = None,
+    call: Call | None = None,
+    max_plate_nesting: int = 1,
+) -> LogDensities:
+    """The log-densities of a model's trace, replayed against a guide's."""
+    p, q = sample_sites(model_trace), sample_sites(guide_trace)
+    latent = {name: site for name, site in p.items() if not site["is_observed"]}
+    if missing := latent.keys() ^ q.keys():
+        raise ValueError(
+            f"model and guide must have the same latent sites, but {_names(missing)} is in only one of them "
+            f"(model: {_names(latent)}; guide: {_names(q)})"
+        )
+    layout = _layout([*p.values(), *q.values()], max_plate_nesting)
+    for name in latent:
+        if not _equal(p[name]["scale"], q[name]["scale"]):
+            raise ValueError(
+                f"site '{name}' is scaled by {p[name]['scale']} in the model and by {q[name]['scale']} in the guide: "
+                f"a scale must be the same in both"
+            )
+    if route:
+        route.layout = layout
+    log_p, log_q = log_probs(p, layout), log_probs(q, layout)
+    return LogDensities(
+        log_likelihood={name: log_p[name] for name in p if name not in latent},
+        log_prior={name: log_p[name] for name in latent},
+        log_posterior=log_q,
+        score={
+            name: log_q[name] if site["mask"] is None else layout.fold(_log_prob({**site, "mask": None}))
+            for name, site in q.items()
+        },
+        scale={name: layout.per_datum(site["scale"], name) for name, site in p.items()},
+        layout=layout,
+        p=p,
+        q=q,
+        route=route,
+        call=call,
+    )
+
+
+def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
+    """The random sites of a trace by name, without `pyro.deterministic` and the indices of subsampling plates."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
+    }
+
+
+def log_probs(sites: dict[str, dict], layout: Layout | None = None) -> dict[str, Tensor]:
+    """Log-densities of the sites of a program by name, each `(K, B)`, free of scales."""
+    layout = layout or _layout(list(sites.values()))
+    return {name: layout.fold(_log_prob(site)) for name, site in sites.items()}
+
+
+def _layout(sites: list[dict], max_plate_nesting: int = 1) -> Layout:
+    """The one plate that holds every site, and the particles beside it."""
+    frames = [[f for f in site["cond_indep_stack"] if f.vectorized] for site in sites]
+    plates = [{f.name: f for f in stack if f.name != PARTICLES} for stack in frames]
+    shared = set.intersection(*map(set, plates))
+    if len(shared) != 1:
+        found = "; ".join(f"'{s['name']}' in {_names(f)}" for s, f in zip(sites, plates, strict=True))
+        raise ValueError(
+            f"a bound per datum needs the data and every latent variable in one plate, found: {found}; for such a "
+            f"program use pyro.infer.Trace_ELBO"
+        )
+    data = plates[0][shared.pop()]
+    particle_dim, particles = next(((f.dim, f.size) for f in frames[0] if f.name == PARTICLES), (None, 1))
+    left = min(-max_plate_nesting, *(f.dim for stack in frames for f in stack))
+    return Layout(particle_dim, particles, data.dim, data.size, left)
+
+
+def _log_prob(site: dict) -> Tensor:
+    """A site's log-density with its scale left out and its mask applied."""
+    return scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0, site["mask"])
+
+
+def _equal(a: float | Tensor, b: float | Tensor) -> bool:
+    """Whether two scales are the same, up to the rounding of Pyro's products for one order of handlers or another."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        a, b = torch.as_tensor(a), torch.as_tensor(b)
+        return a is b or (a.shape == b.shape and torch.allclose(a.to(b), b))
+    return math.isclose(a, b)
+
+
+def _base(fn: Any) -> tuple[Any, int]:
+    """A distribution without the event dimensions over which it factorises, and how many they are."""
+    return (fn.base_dist, fn.reinterpreted_batch_ndims) if isinstance(fn, Independent) else (fn, 0)
+
+
+def _family(fn: Any) -> str:
+    return type(_base(fn)[0]).__name__
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names)) or "none"
