@@ -118,7 +118,8 @@ class Learned(Baseline):
     def forward(self, objective: "Objective", terms: Tensor, densities: LogDensities) -> tuple[Tensor, Tensor]:
         """F - b for each draw, `(K, ..., B)`, and the squared error of b, `(..., B)`."""
         pyro.module(unique_name(self), self)
-        b = self.network(densities.call.args[0]).squeeze(-1)  # (B,)
+        x = next(iter((*densities.call.args, *densities.call.kwargs.values())))
+        b = self.network(x).squeeze(-1)  # (B,)
         return objective.credit(terms - b.detach()), (terms - b).square().mean(0)
 
 

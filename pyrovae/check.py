@@ -12,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 from torch.distributions import Distribution
 
-from pyrovae.densities import Program, sample_sites
+from pyrovae.densities import Program, check_same_kind, sample_sites
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 
@@ -90,11 +90,8 @@ def _check_against_guide(p: dict, q: dict | None) -> None:
             f"{tuple(q['fn'].event_shape)} in the guide: make their sizes equal, and declare the same dimensions as "
             f"event by .to_event(n)"
         )
-    elif p["fn"].support.is_discrete != q["fn"].support.is_discrete:
-        kinds = ["discrete" if s["fn"].support.is_discrete else "continuous" for s in (p, q)]
-        raise ValueError(
-            f"site '{name}' is {kinds[0]} in the model but {kinds[1]} in the guide: give both the same kind of variable"
-        )
+    else:
+        check_same_kind(p, q)
 
 
 def _check_batch(site: dict) -> None:

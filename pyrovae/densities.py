@@ -79,6 +79,13 @@ class Route:
     def __init__(self) -> None:
         self.factor: Tensor | None = None  # (K, B)
         self.layout: Layout | None = None
+        self.taken = False
+
+    def take(self) -> None:
+        """Let one surrogate have the way, as a second one's weights would change the first one's gradient."""
+        if self.taken:
+            raise ValueError("these log-densities belong to another surrogate already: draw them anew for this one")
+        self.taken = True
 
     def of(self, guide_trace: poutine.Trace) -> poutine.Trace:
         """The trace as the model shall see it."""
@@ -135,17 +142,12 @@ class LogDensities:
     @property
     def kl(self) -> Tensor:
         """Log q(z | x) - log p(z), summed over latent sites, `(K, B)`; its mean is the KL divergence."""
-        return sum(self.log_posterior[z] - self.log_prior[z] for z in self.log_prior)
+        return self.log_guide - sum(self.log_prior.values())
 
     @property
     def log_weight(self) -> Tensor:
         """Log w = log p(x, z) - log q(z | x), `(K, B)`."""
         return self.reconstruction - self.kl
-
-    @property
-    def not_reparameterised(self) -> dict[str, str]:
-        """Latent sites through whose values no gradient flows, with their distributions."""
-        return {z: str(site["fn"]) for z, site in self.q.items() if not site["fn"].has_rsample}
 
     def mean(self, t: Tensor) -> Tensor:
         """E_q[t | x] from the draws, `(..., K, B)` to `(B,)`: exact over what is enumerated, the mean over K draws."""
@@ -186,42 +188,59 @@ class LogDensities:
     def sticking(self) -> "LogDensities":
         """The same with log q differentiated through z alone, not by the guide's parameters.
 
-        d/dz log q is taken from the guide's own distributions, at fixed parameters and including what later sites make
-        of z: log q becomes <d/dz log q, z> with the first factor constant, so the guide need not run again.
+        With h = d/dz log q at fixed parameters, what later sites make of z included, log q becomes <h, z> with h
+        constant. h is taken from the guide's own distributions, so the guide need not run again.
 
         Raises:
-            ValueError: if a flow cannot score a value other than its last.
+            ValueError: if log q does not tell where z lies, or a flow cannot score a value other than its last.
 
         References:
             Roeder et al. (2017), Sticking the landing, https://arxiv.org/abs/1703.09194
         """
         if not torch.is_grad_enabled():
             return self
-        drawn = {name: site for name, site in self.q.items() if site["value"].requires_grad}
-        return replace(self, log_posterior={z: self._weighted(z, self._path(z, drawn)) for z in self.q})
+        by_z = self._partial_derivatives()
+        log_q = {z: t.detach() for z, t in self.log_posterior.items()}
+        for name, h in by_z.items():
+            z = self.q[name]["value"]
+            inner = sum_rightmost(h * (z - z.detach()), self.q[name]["fn"].event_dim)
+            log_q[name] = log_q[name] + self.layout.fold(inner)
+        return replace(self, log_posterior=log_q)
 
-    def _path(self, name: str, drawn: dict[str, dict]) -> Tensor:
-        """Log q of a site, with the gradient through its value and those of earlier sites, `(K, B)`."""
-        site = self.q[name]
-        z = site["value"].detach().requires_grad_()
+    def _partial_derivatives(self) -> dict[str, Tensor]:
+        """d/dz log q(z | x) for each site with a gradient, the other sites' values and the parameters held fixed."""
+        drawn = {name: site["value"] for name, site in self.q.items() if site["value"].requires_grad}
+        copies = {name: z.detach().requires_grad_() for name, z in drawn.items()}  # as the value that is scored
+        log_q = 0
+        for name, site in self.q.items():
+            try:
+                log_q_i = _log_prob({**site, "value": copies.get(name, site["value"])})
+            except (KeyError, NotImplementedError) as error:
+                raise ValueError(
+                    f"guide site '{name}' ({_family(site['fn'])}) can score none but its last draw, as its flow has no "
+                    f"analytic inverse, so the gradient through z alone is out of reach: use gradients.Pathwise"
+                ) from error
+            log_q = log_q + self._weighted(name, self.layout.fold(log_q_i)).sum()
+        through: dict[str, Tensor] = {}  # derivatives by the value that the parameters of later sites depend on
+
+        def keep(name: str) -> Callable[[Tensor], Tensor]:
+            return lambda g: (through.update({name: g}), torch.zeros_like(g))[1]  # nothing goes on to earlier sites
+
+        hooks = [z.register_hook(keep(name)) for name, z in drawn.items()]
         try:
-            log_q = _log_prob({**site, "value": z})
-        except (KeyError, NotImplementedError) as error:
-            raise ValueError(
-                f"guide site '{name}' ({site['fn']}) can score none but its last draw, as its flow has no analytic "
-                f"inverse, so the gradient through z alone is out of reach: use gradients.Pathwise"
-            ) from error
-        earlier = [other["value"] for other in drawn.values()]
-        by_z, *by_earlier = torch.autograd.grad(
-            log_q.sum(), [z, *earlier], retain_graph=True, allow_unused=True
-        )  # z is a copy: that of `earlier` stands for the parameters that depend on it
-        value = self.layout.fold(log_q).detach()
-        gradients = [(site, by_z)] if name in drawn else []
-        gradients += [(other, g) for other, g in zip(drawn.values(), by_earlier, strict=True) if g is not None]
-        for other, g in gradients:
-            v = other["value"]
-            value = value + self.layout.fold(sum_rightmost(g * (v - v.detach()), other["fn"].event_dim))
-        return value
+            inputs = [*copies.values(), *drawn.values()]
+            known = drawn and log_q.requires_grad
+            direct = torch.autograd.grad(log_q, inputs, retain_graph=True, allow_unused=True) if known else [None]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, g in zip(drawn, direct, strict=False):  # of the copies, which come first
+            if g is None:
+                raise ValueError(
+                    f"log q at guide site '{name}' ({_family(self.q[name]['fn'])}) does not tell where z lies, so it "
+                    f"has no gradient through z: use gradients.Pathwise"
+                )
+        return {name: g + through.get(name, 0.0) for name, g in zip(drawn, direct, strict=False)}
 
     def split(self, theta: Tensor, phi: Tensor) -> Tensor:
         """Sum over draws of log p(x, z) and -log q(z | x), with weights of its own for each network, `(B,)`.
@@ -322,13 +341,18 @@ def log_densities(
     """
     route = Route() if routed and torch.is_grad_enabled() else None
     particles = pyro.plate(PARTICLES, num_samples, dim=-1 - max_plate_nesting) if num_samples > 1 else nullcontext()
-    with draws or nullcontext(), particles:
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        seen = guide_trace if route is None else route.of(guide_trace)
-        model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
+    try:
+        with draws or nullcontext(), particles:
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            seen = guide_trace if route is None else route.of(guide_trace)
+            model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
+    except ValueError as error:
+        if "collide" in str(error):  # a user's plate with that of the particles
+            raise ValueError(f"{_nesting(max_plate_nesting)}: {error}") from error
+        raise
     densities = reduce_traces(model_trace, guide_trace, route, Call(model, guide, args, kwargs), max_plate_nesting)
     if isinstance(draws, Enumerated) and densities.layout.left <= draws.first_dim:
-        raise ValueError(f"the programs nest more than {max_plate_nesting} plates: say how many by max_plate_nesting")
+        raise ValueError(_nesting(max_plate_nesting))
     return densities
 
 
@@ -342,18 +366,22 @@ def reduce_traces(
     """The log-densities of a model's trace, replayed against a guide's."""
     p, q = sample_sites(model_trace), sample_sites(guide_trace)
     latent = {name: site for name, site in p.items() if not site["is_observed"]}
-    if missing := latent.keys() ^ q.keys():
+    auxiliary = {name for name, site in q.items() if site["infer"].get("is_auxiliary")}
+    if missing := latent.keys() ^ (q.keys() - auxiliary):
         raise ValueError(
             f"model and guide must have the same latent sites, but {_names(missing)} is in only one of them "
             f"(model: {_names(latent)}; guide: {_names(q)})"
         )
     layout = _layout([*p.values(), *q.values()], max_plate_nesting)
     for name in latent:
-        if not _equal(p[name]["scale"], q[name]["scale"]):
-            raise ValueError(
-                f"site '{name}' is scaled by {p[name]['scale']} in the model and by {q[name]['scale']} in the guide: "
-                f"a scale must be the same in both"
-            )
+        check_same_kind(p[name], q[name])
+        for what in ("scale", "mask"):
+            in_model, in_guide = (True if site[name][what] is None else site[name][what] for site in (p, q))
+            if not _equal(in_model, in_guide):
+                raise ValueError(
+                    f"site '{name}' has the {what} {in_model} in the model and {in_guide} in the guide: make them the "
+                    f"same in both"
+                )
     if route:
         route.layout = layout
     log_p, log_q = log_probs(p, layout), log_probs(q, layout)
@@ -372,6 +400,16 @@ def reduce_traces(
         route=route,
         call=call,
     )
+
+
+def check_same_kind(p: dict, q: dict) -> None:
+    """Refuse a site that is discrete in one program and continuous in the other."""
+    kinds = ["discrete" if _is_discrete(site["fn"]) else "continuous" for site in (p, q)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"site '{p['name']}' is {kinds[0]} in the model but {kinds[1]} in the guide: give both the same kind of "
+            f"variable"
+        )
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
@@ -395,7 +433,7 @@ def _layout(sites: list[dict], max_plate_nesting: int = 1) -> Layout:
     plates = [{f.name: f for f in stack if f.name != PARTICLES} for stack in frames]
     shared = set.intersection(*map(set, plates))
     if len(shared) != 1:
-        found = "; ".join(f"'{s['name']}' in {_names(f)}" for s, f in zip(sites, plates, strict=True))
+        found = "; ".join({f"'{s['name']}' in {_names(f)}": None for s, f in zip(sites, plates, strict=True)})
         raise ValueError(
             f"a bound per datum needs the data and every latent variable in one plate, found: {found}; for such a "
             f"program use pyro.infer.Trace_ELBO"
@@ -403,6 +441,8 @@ def _layout(sites: list[dict], max_plate_nesting: int = 1) -> Layout:
     data = plates[0][shared.pop()]
     particle_dim, particles = next(((f.dim, f.size) for f in frames[0] if f.name == PARTICLES), (None, 1))
     left = min(-max_plate_nesting, *(f.dim for stack in frames for f in stack))
+    if particle_dim is not None and left < particle_dim:
+        raise ValueError(_nesting(max_plate_nesting))
     return Layout(particle_dim, particles, data.dim, data.size, left)
 
 
@@ -412,11 +452,19 @@ def _log_prob(site: dict) -> Tensor:
 
 
 def _equal(a: float | Tensor, b: float | Tensor) -> bool:
-    """Whether two scales are the same, up to the rounding of Pyro's products for one order of handlers or another."""
+    """Whether two scales or masks are the same, up to the rounding of Pyro's products in one order or another."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         a, b = torch.as_tensor(a), torch.as_tensor(b)
-        return a is b or (a.shape == b.shape and torch.allclose(a.to(b), b))
+        same = torch.equal if b.dtype == torch.bool else torch.allclose
+        return a is b or (a.shape == b.shape and same(a.to(b), b))
     return math.isclose(a, b)
+
+
+def _is_discrete(fn: Any) -> bool:
+    try:
+        return fn.support.is_discrete
+    except NotImplementedError:  # a distribution that does not state its support
+        return False
 
 
 def _base(fn: Any) -> tuple[Any, int]:
@@ -425,7 +473,13 @@ def _base(fn: Any) -> tuple[Any, int]:
 
 
 def _family(fn: Any) -> str:
-    return type(_base(fn)[0]).__name__
+    base = _base(fn)[0]
+    transforms = [type(t).__name__ for t in getattr(base, "transforms", ())]
+    return f"{type(base).__name__}{f' by {chr(44).join(transforms)}' if transforms else ''}"
+
+
+def _nesting(stated: int) -> str:
+    return f"do the programs nest more than {stated} plates? then say how many by max_plate_nesting"
 
 
 def _names(names: Iterable[str]) -> str:

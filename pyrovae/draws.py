@@ -136,7 +136,7 @@ class Relaxed(Draws):
         fn = msg["fn"]
         value = self._relax(fn, msg["name"]).rsample()
         if self.rounded and not fn.has_rsample:
-            categorical = isinstance(_innermost(fn), dist.OneHotCategorical)
+            categorical = isinstance(innermost(fn), dist.OneHotCategorical)
             value = (QuantizeCategorical if categorical else QuantizeBernoulli).apply(value)
         msg["value"] = value
         self.replay(msg)
@@ -157,7 +157,7 @@ class Relaxed(Draws):
             return fn
         raise ValueError(
             f"site '{name}' ({fn}) cannot be relaxed: a Bernoulli or OneHotCategorical site can; for others use "
-            f"gradients.ScoreFunction or gradients.Enumerate"
+            f"gradients.ScoreFunction"
         )
 
 
@@ -177,7 +177,7 @@ class Coupled(Draws):
 
     def draw(self, msg: dict) -> None:
         """Discrete, relaxed and conditionally relaxed values, of which the last two are reparameterised."""
-        if not isinstance(base := _innermost(msg["fn"]), dist.Bernoulli):
+        if not isinstance(base := innermost(msg["fn"]), dist.Bernoulli):
             raise ValueError(
                 f"REBAR couples Bernoulli variables, but site '{msg['name']}' is {msg['fn']}: use "
                 f"gradients.ScoreFunction, gradients.Concrete or gradients.Enumerate"
@@ -213,8 +213,9 @@ def _continued(fn: TorchDistributionMixin) -> TorchDistributionMixin:
     return fn
 
 
-def _innermost(fn: TorchDistributionMixin) -> TorchDistributionMixin:
-    return _innermost(fn.base_dist) if isinstance(fn, Independent) else fn
+def innermost(fn: TorchDistributionMixin) -> TorchDistributionMixin:
+    """A distribution without what declares dimensions as event."""
+    return innermost(fn.base_dist) if isinstance(fn, Independent) else fn
 
 
 def support(fn: TorchDistributionMixin, name: str = "z") -> Tensor:

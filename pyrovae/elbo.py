@@ -29,7 +29,8 @@ class ELBO(Objective):
     """E_q[log p(x | z)] - KL(q(z | x) || p(z)), the evidence lower bound, by K draws for each datum.
 
     What is maximised may have weights: E_q[log p(x | z)] - beta KL, with the KL of each dimension (the batch's mean)
-    replaced by max(KL, free_bits), or the KL (the batch's mean) by |KL - capacity|. `bound` is the ELBO itself.
+    replaced by max(KL, free_bits), or the KL (the batch's mean) by |KL - capacity|; taken of a sampled KL these are
+    biased, so `analytic_kl` serves them better. `bound` is the ELBO itself.
 
     Args:
         num_particles: K, draws of z for each datum, averaged.
@@ -74,19 +75,26 @@ class ELBO(Objective):
         analytic_kl: bool = False,
         max_plate_nesting: int = 1,
     ) -> None:
-        if free_bits < 0 or (not isinstance(beta, Schedule) and beta < 0):
-            raise ValueError(f"beta = {beta} and free_bits = {free_bits} must not be negative")
+        for name, weight in {"beta": beta, "free_bits": free_bits, "capacity": capacity}.items():
+            if isinstance(weight, int | float) and not weight >= 0:
+                raise ValueError(f"{name} must not be negative, but it is {weight}")
         if free_bits and capacity is not None:
             raise ValueError("free_bits and capacity both say which KL is not paid for: give one of them")
         if free_bits or capacity is not None:
-            self.estimators = (Pathwise,)  # the batch's mean stands inside a function that is not linear
+            self.estimators = (Pathwise,)
+            self.restriction = "as free bits and capacity put the batch's mean inside a function that is not linear"
         elif analytic_kl:
-            # Others take log q apart, or draw what has no mass.
             self.estimators = (Pathwise, ScoreFunction, VIMCO, Enumerate, StraightThrough)
+            self.restriction = "as an analytic KL has no sampled log q"
         elif beta != 1.0:
-            self.estimators = tuple(e for e in self.estimators if e is not DReG)  # which takes log p and log q alike
+            self.estimators = tuple(e for e in self.estimators if e is not DReG)
+            self.restriction = "as beta weights log p(x | z) and log q differently"
         super().__init__(num_particles, gradient, max_plate_nesting)
         self.beta, self.free_bits, self.capacity, self.analytic_kl = beta, free_bits, capacity, analytic_kl
+
+    def why_not(self, gradient: Gradient) -> str:
+        """The reason why an estimator is not among those of the objective."""
+        return self.restriction if isinstance(gradient, ELBO.estimators) else super().why_not(gradient)
 
     def reduce(self, terms: Tensor) -> Tensor:
         """The mean."""
@@ -122,15 +130,22 @@ class ELBO(Objective):
     def scaled(self, densities: LogDensities) -> tuple[LogDensities, float | Tensor]:
         """Log-densities to reduce, if need be each with its own scale, as the ELBO is linear in them."""
         linear = not self.free_bits and self.capacity is None
-        return (densities.scaled(), 1.0) if linear and not densities.scaled_alike else super().scaled(densities)
+        if linear and not densities.scaled_alike:
+            return densities.scaled(), 1.0
+        densities, scale = super().scaled(densities)
+        if not linear and isinstance(scale, Tensor) and len(scale) > 1:
+            raise ValueError(
+                "free bits and capacity are of the batch's mean KL, so data cannot have scales of their own"
+            )
+        return densities, scale
 
     def kl_terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> dict[str, str]:
         """How the KL of each latent site is had: "analytic", or "sampled" and why."""
         with torch.no_grad(), ModuleParameters():
             densities = self.densities(model, guide, *args, **kwargs)
         if not self.analytic_kl:
-            return {z: "sampled: analytic_kl is off" for z in densities.q}
-        found = {z: densities.analytic_kl(z) for z in densities.q}
+            return {z: "sampled: analytic_kl is off" for z in densities.log_prior}
+        found = {z: densities.analytic_kl(z) for z in densities.log_prior}
         return {z: f"sampled: {kl}" if isinstance(kl, str) else "analytic" for z, kl in found.items()}
 
     @property
@@ -150,9 +165,9 @@ class ELBO(Objective):
         """Log q(z | x) - log p(z), or its expectation at sites where that is known, `(K, B)`."""
         if not self.analytic_kl:
             return densities.kl
-        found = {z: densities.analytic_kl(z) for z in densities.q}
-        sampled = {z: densities.log_posterior[z] - densities.log_prior[z] for z in found}
-        return sum(sampled[z] if isinstance(kl, str) else kl for z, kl in found.items())
+        kl = {z: log_q - densities.log_prior.get(z, 0.0) for z, log_q in densities.log_posterior.items()}
+        found = {z: densities.analytic_kl(z) for z in densities.log_prior}
+        return sum((kl | {z: analytic for z, analytic in found.items() if not isinstance(analytic, str)}).values())
 
     def _at_step(self, weight: float | Schedule, step: int | None = None) -> float:
         return weight(self.step if step is None else step) if isinstance(weight, Schedule) else weight

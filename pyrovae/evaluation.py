@@ -229,7 +229,7 @@ def _chunks(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[Iterat
     vae.check(x)
     draws = max(_CHUNK // x[0].numel(), 1)  # of x given z, at a time
     k = min(num_samples, max(draws // len(x), 64))
-    with evaluating(vae), isolated(seed), ModuleParameters():
+    with evaluating(vae), isolated(seed, "evaluation"), ModuleParameters():
         batches = x.split(max(draws // k, 1))
         # What takes long shows how far it is, on a terminal.
         for batch in tqdm(batches, desc=f"{num_samples} draws for each datum", delay=3, disable=None, leave=False):

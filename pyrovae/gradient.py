@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -18,8 +19,7 @@ __all__ = ["Gradient", "mean_over_groups", "with_value"]
 class Gradient(nn.Module, ABC):
     """Abstract: a scalar for each datum with the value of an objective and an estimate of its gradient."""
 
-    needs: str  # what objectives it is for, said where one is refused
-    discrete = True  # whether it works for latent variables that are not reparameterised
+    needs: str | None = None  # said where an objective is refused that does not list it; None is for any objective
     faithful = True  # whether its draws are draws of q(z | x), which the bound can be computed from
     routed = False  # whether it weights the gradients by theta and through z differently
     copies = 1  # how many values of z it takes for each of the objective's K
@@ -30,6 +30,11 @@ class Gradient(nn.Module, ABC):
 
     def check(self, objective: "Objective") -> None:
         """Refuse an objective with which it makes no sense."""
+
+    @classmethod
+    def takes(cls, fn: TorchDistributionMixin) -> bool:
+        """Whether it works for a latent site of this distribution."""
+        return True
 
     @abstractmethod
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:

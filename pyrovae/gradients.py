@@ -7,7 +7,9 @@ E[sum_k c_k d/dtheta log p(x, z_k)]; by the guide's parameters phi through z, th
 
 from typing import TYPE_CHECKING
 
+import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -51,7 +53,11 @@ class Pathwise(Gradient):
     """
 
     needs = "one objective for both networks"
-    discrete = False
+
+    @classmethod
+    def takes(cls, fn: TorchDistributionMixin) -> bool:
+        """Whether it works for a latent site of this distribution."""
+        return fn.has_rsample
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""
@@ -75,8 +81,12 @@ class STL(Gradient):
         >>> objective = objectives.ELBO(gradient=STL())
     """
 
-    needs = "a function of sampled log-weights"
-    discrete = False
+    needs = "a sampled log q(z | x)"
+
+    @classmethod
+    def takes(cls, fn: TorchDistributionMixin) -> bool:
+        """Whether it works for a latent site of this distribution."""
+        return fn.has_rsample
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""
@@ -100,12 +110,22 @@ class DReG(Gradient):
         >>> objective = objectives.IWAE(num_particles=5, gradient=DReG())
     """
 
-    needs = "a smooth function of sampled log-weights"
-    discrete = False
+    needs = "a smooth function of the log-weights"
     routed = True
+
+    @classmethod
+    def takes(cls, fn: TorchDistributionMixin) -> bool:
+        """Whether it works for a latent site of this distribution."""
+        return fn.has_rsample
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""
+        for name, site in densities.q.items():
+            if site["mask"] is not None and not torch.as_tensor(site["mask"]).all():
+                raise ValueError(
+                    f"guide site '{name}' is masked, and where it is there is no score to reparameterise: DReG would "
+                    f"be biased, so use gradients.Pathwise"
+                )
         densities = densities.sticking()
         with torch.no_grad():
             value = objective.target(densities)
@@ -133,6 +153,8 @@ class ScoreFunction(Gradient):
 
     def __init__(self, baseline: Baseline | None = None, pathwise: bool = False) -> None:
         super().__init__()
+        if not isinstance(baseline, Baseline | None):
+            raise ValueError(f"baseline must be one such as baselines.LeaveOneOut(), not {baseline!r}")
         self.baseline, self.pathwise = baseline, pathwise
 
     def draws(self, first_dim: int) -> Messenger:
@@ -214,7 +236,12 @@ class Enumerate(Gradient):
         >>> objective = objectives.ELBO(gradient=Enumerate())
     """
 
-    needs = "an expectation over q(z | x) of one term a draw"
+    needs = "an expectation of one term for each draw, which the ELBO is"
+
+    @classmethod
+    def takes(cls, fn: TorchDistributionMixin) -> bool:
+        """Whether it works for a latent site of this distribution."""
+        return fn.has_rsample or draws.innermost(fn).has_enumerate_support
 
     def draws(self, first_dim: int) -> Messenger:
         """All values of discrete sites."""
@@ -250,6 +277,11 @@ class Concrete(Gradient):
         super().__init__()
         self.temperature = _positive(temperature)
 
+    @classmethod
+    def takes(cls, fn: TorchDistributionMixin) -> bool:
+        """Whether it works for a latent site of this distribution."""
+        return fn.has_rsample or isinstance(draws.innermost(fn), dist.Bernoulli | dist.OneHotCategorical)
+
     def draws(self, first_dim: int) -> Messenger:
         """Points inside the cube or simplex."""
         return draws.Relaxed(self.temperature, rounded=False)
@@ -281,6 +313,11 @@ class StraightThrough(Gradient):
         super().__init__()
         self.temperature = _positive(temperature)
 
+    @classmethod
+    def takes(cls, fn: TorchDistributionMixin) -> bool:
+        """Whether it works for a latent site of this distribution."""
+        return fn.has_rsample or isinstance(draws.innermost(fn), dist.Bernoulli | dist.OneHotCategorical)
+
     def draws(self, first_dim: int) -> Messenger:
         """Discrete values with the gradient of relaxed ones."""
         return draws.Relaxed(self.temperature, rounded=True)
@@ -308,13 +345,18 @@ class REBAR(Gradient):
         >>> objective = objectives.ELBO(gradient=REBAR(temperature=0.5))
     """
 
-    needs = "an expectation over q(z | x) of one term a draw"
+    needs = "an expectation of one term for each draw, which the ELBO is"
     faithful = False
     copies = 3
 
     def __init__(self, temperature: float = 0.5, eta: float = 1.0) -> None:
         super().__init__()
         self.temperature, self.eta = _positive(temperature), eta
+
+    @classmethod
+    def takes(cls, fn: TorchDistributionMixin) -> bool:
+        """Whether it works for a latent site of this distribution."""
+        return isinstance(draws.innermost(fn), dist.Bernoulli)
 
     def draws(self, first_dim: int) -> Messenger:
         """b, s and s' from the same noise."""

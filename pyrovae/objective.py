@@ -38,18 +38,24 @@ class Objective(pyro.infer.ELBO, nn.Module):
 
     def __init__(self, num_particles: int = 1, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
         nn.Module.__init__(self)
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be at least 1, not {num_particles}")
+        if num_particles < 1 or num_particles != int(num_particles):
+            raise ValueError(f"num_particles must be a whole number of at least 1, not {num_particles}")
         pyro.infer.ELBO.__init__(self, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         self.gradient = self.estimators[0]() if gradient is None else gradient
-        self.step = 0
-        self.faithful = self.faithful and self.gradient.faithful
-        if not isinstance(self.gradient, self.estimators):
+        if not isinstance(self.gradient, Gradient):
+            raise ValueError(f"gradient must be an estimator such as gradients.STL(), not {gradient!r}")
+        if self.gradient.needs is not None and not isinstance(self.gradient, self.estimators):
             raise ValueError(
-                f"{type(self.gradient).__name__} is for {self.gradient.needs}, which {type(self).__name__} with these "
-                f"arguments is not: use {_choice(self.estimators)}"
+                f"{type(self).__name__} cannot be had with {type(gradient).__name__}, {self.why_not(gradient)}: use "
+                f"{_choice(self.estimators)}"
             )
         self.gradient.check(self)
+        self.faithful = self.faithful and self.gradient.faithful
+        self.step = 0
+
+    def why_not(self, gradient: Gradient) -> str:
+        """The reason why an estimator is not among those of the objective."""
+        return f"which needs {gradient.needs}"
 
     @abstractmethod
     def reduce(self, terms: Tensor) -> Tensor:
@@ -133,6 +139,8 @@ class Objective(pyro.infer.ELBO, nn.Module):
     def surrogate(self, densities: LogDensities) -> Tensor:
         """A scalar with the objective's value and gradient estimate, scaled as the programs say, summed over data."""
         self._check_sites(densities)
+        if densities.route is not None:
+            densities.route.take()
         densities, scale = self.scaled(densities)
         total = (self.gradient(self, densities) * scale).sum()
         if torch.is_grad_enabled():
@@ -144,7 +152,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
         return densities, densities.common_scale
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the surrogate: a scalar to call `backward()` on."""
+        """Minus the surrogate: a scalar to call `backward()` on. Counts as a step of the objective's schedules."""
         return -self.surrogate(self.densities(model, guide, *args, **kwargs))
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -167,14 +175,15 @@ class Objective(pyro.infer.ELBO, nn.Module):
         self.step = state["step"]
 
     def _check_sites(self, densities: LogDensities) -> None:
-        if self.gradient.discrete:
-            return
-        for name, family in densities.not_reparameterised.items():
-            works = [e for e in self.estimators if e.discrete]
-            advice = f"use {_choice(works)}" if works else "use objectives.ELBO or objectives.IWAE, which have others"
+        for name, site in densities.q.items():
+            if self.gradient.takes(site["fn"]):
+                continue
+            works = [e for e in self.estimators if e.takes(site["fn"])]
+            advice = _choice(works) if works else "objectives.ELBO, IWAE or RWS, which have estimators for such a site"
+            trouble = "is of a family that it is not for" if site["fn"].has_rsample else "is not reparameterised"
             raise ValueError(
-                f"guide site '{name}' ({family}) is not reparameterised, so {type(self.gradient).__name__} has no "
-                f"gradient through it: {advice}"
+                f"guide site '{name}' ({site['fn']}) {trouble}, so {type(self.gradient).__name__} has no gradient "
+                f"through it: use {advice}"
             )
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:

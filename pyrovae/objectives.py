@@ -85,7 +85,7 @@ class Renyi(Objective):
         if math.isnan(alpha) or alpha == math.inf:
             raise ValueError(f"alpha must be a number or -inf, not {alpha}")
         if alpha == -math.inf:
-            self.estimators = tuple(e for e in type(self).estimators if e is not DReG)  # max is not smooth
+            self.estimators = tuple(e for e in type(self).estimators if e is not DReG)
         super().__init__(num_particles, gradient, max_plate_nesting)
         self.alpha = alpha
 
@@ -225,6 +225,10 @@ class PIWAE(_Grouped):
     routed = True
     estimators = (Pathwise, STL, DReG)
 
+    def why_not(self, gradient: Gradient) -> str:
+        """The reason why an estimator is not among those of the objective."""
+        return "as each network has a bound of its own"
+
     def reduce(self, terms: Tensor) -> Tensor:
         """log 1/(M K) sum_mk w_mk."""
         return log_mean(terms)
@@ -274,6 +278,10 @@ class RWS(Objective):
 
     def __init__(self, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
         super().__init__(num_particles, gradient, max_plate_nesting)
+
+    def why_not(self, gradient: Gradient) -> str:
+        """The reason why an estimator is not among those of the objective."""
+        return "as the guide learns by another measure than the model"
 
     def reduce(self, terms: Tensor) -> Tensor:
         """log 1/K sum_k w_k."""

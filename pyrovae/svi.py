@@ -176,7 +176,10 @@ def _trains(parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> 
         if p.grad is None:
             cause = "it is not used by the model or the guide, or is cut off by detach() or no_grad()"
         elif p not in rate:
-            cause = "the optimiser does not hold it: build the optimiser after the last .to() or load_state_dict()"
+            cause = (
+                "the optimiser does not hold it: build it after the last .to() or load_state_dict(), and of the "
+                "objective's parameters too if its baseline is learned"
+            )
         else:
             continue
         raise ValueError(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.gradient import Gradient
-from pyrovae.gradients import STL, VIMCO, Covariance, DReG, Pathwise, ScoreFunction
+from pyrovae.gradients import STL, VIMCO, Concrete, Covariance, DReG, Pathwise, ScoreFunction, StraightThrough
 from pyrovae.objective import Objective
 
 __all__ = ["TVO"]
@@ -34,7 +34,7 @@ class TVO(Objective):
         torch.Size([20])
     """
 
-    estimators = (Covariance, Pathwise, STL, DReG, ScoreFunction, VIMCO)
+    estimators = (Covariance, Pathwise, STL, DReG, ScoreFunction, VIMCO, Concrete, StraightThrough)
 
     def __init__(
         self,

@@ -75,10 +75,11 @@ def _dream(call: Call, sites: dict[str, dict]) -> Tensor:
     with torch.no_grad():
         dream = poutine.trace(poutine.uncondition(call.model)).get_trace(*call.args, **call.kwargs)
     dreamt = {id(s["value"]): dream.nodes[name]["value"] for name, s in sites.items() if s["is_observed"]}
-    if not any(id(a) in dreamt for a in (*call.args, *call.kwargs.values())):
+    given = [id(a) for a in (*call.args, *call.kwargs.values())]
+    if other := [name for name, s in sites.items() if s["is_observed"] and id(s["value"]) not in given]:
         raise ValueError(
-            "the sleep update hands dreams to the guide in place of the data, but no argument of the programs is what "
-            "the model observes: pass data as they are observed, or use gradients.Wake"
+            f"the sleep update hands dreams to the guide in place of the data, but what the model observes at "
+            f"'{other[0]}' is no argument of the programs: pass data as they are observed, or use gradients.Wake"
         )
     args = [dreamt.get(id(a), a) for a in call.args]
     kwargs = {name: dreamt.get(id(a), a) for name, a in call.kwargs.items()}

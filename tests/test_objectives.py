@@ -19,8 +19,11 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from scipy.stats import chi2
 from two_sites import TwoSites
 
-from pyrovae import SVI, baselines, gradients, objectives, priors, schedules
+from pyrovae import SVI, VAE, baselines, encoders, evaluation, gradients, likelihoods, objectives, priors, schedules
 from pyrovae.densities import log_densities
+from pyrovae.gradient import Gradient
+from pyrovae.networks import MLP
+from pyrovae.objective import Objective
 
 
 def gradients_of(elbo, model, guide, x, module):
@@ -241,7 +244,7 @@ def test_a_scale_in_only_one_program_is_refused():
         with pyro.plate("data", len(x)), poutine.scale(scale=0.1):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    refused(model, guide, "'z' is scaled by 1.0 in the model and by 0.1 in the guide")
+    refused(model, guide, "'z' has the scale 1.0 in the model and 0.1 in the guide")
 
 
 def test_no_particles_are_refused():
@@ -413,8 +416,11 @@ def test_a_scale_multiplies_the_loss_and_its_gradient(objective):
 
 def test_data_may_have_scales_of_their_own():
     scale = torch.tensor([0.01, 1.0, 2.0, 0.5, 0.1, 3.0]).double()
-    for objective in (E.ELBO(3), E.IWAE(3), E.ELBO(3, free_bits=0.2)):
-        exact, model, guide = linear_gaussian_programs(scale)
+    exact, model, guide = linear_gaussian_programs(scale)
+    for objective in (E.ELBO(3, free_bits=0.2), E.ELBO(3, capacity=1.0)):
+        with pytest.raises(ValueError, match="mean KL, so data cannot have scales of their own"):
+            objective.differentiable_loss(model, guide, exact.data)
+    for objective in (E.ELBO(3), E.IWAE(3)):
         pyro.set_rng_seed(2)
         loss = objective.loss(model, guide, exact.data)
         pyro.set_rng_seed(2)
@@ -778,7 +784,7 @@ def test_every_pair_of_bound_and_gradient_works_or_says_what_does(objective, gra
         assert gradient not in named
         assert [construct(objective, name) for name in named]
         return
-    finite, works = [], constructed.gradient.discrete
+    finite, works = [], constructed.gradient.takes(dist.Bernoulli(logits=torch.zeros(3)).to_event(1))
     for module, x in ((LinearGaussian().vae, LinearGaussian().data), (Bits(), torch.randn(5, 3).double())):
         discrete = isinstance(module, Bits)
         if gradient == "REBAR" and not discrete:
@@ -800,6 +806,21 @@ def test_every_pair_of_bound_and_gradient_works_or_says_what_does(objective, gra
     assert all(finite)
 
 
+def test_a_bound_and_an_estimator_of_ones_own():
+    class Mean(Objective):
+        def reduce(self, terms):
+            return terms.mean(0)
+
+    class Half(Gradient):
+        def forward(self, objective, densities):
+            return objective.target(densities) / 2
+
+    module, model, guide, x = two_programs()[0]
+    assert_same(*(gradients_of(o, model, guide, x, module) for o in (Mean(3), E.ELBO(3))))
+    loss, grads = gradients_of(E.IWAE(3), model, guide, x, module)
+    assert_same(gradients_of(E.IWAE(3, Half()), model, guide, x, module), (loss / 2, [g / 2 for g in grads]))
+
+
 def test_every_gradient_is_for_some_objective():
     def fits(objective, gradient):
         with contextlib.suppress(ValueError):
@@ -812,25 +833,34 @@ def test_every_gradient_is_for_some_objective():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (lambda: E.Renyi(-math.inf, gradient=G.DReG()), "DReG .*smooth.*use gradients.Pathwise"),
+        (lambda: E.Renyi(-math.inf, gradient=G.DReG()), "DReG, .*smooth.*use gradients.Pathwise"),
         (lambda: E.Renyi(math.nan), "alpha must be a number"),
         (lambda: E.Renyi(math.inf), "alpha must be a number"),
-        (lambda: E.ELBO(gradient=G.STL(), analytic_kl=True), "STL .*use gradients.Pathwise"),
-        (lambda: E.ELBO(gradient=G.DReG(), analytic_kl=True), "DReG .*use gradients.Pathwise"),
-        (lambda: E.ELBO(gradient=G.DReG(), beta=0.5), "DReG .*use gradients.Pathwise, gradients.STL"),
-        (lambda: E.ELBO(gradient=G.STL(), free_bits=0.1), "STL .*: use gradients.Pathwise$"),
-        (lambda: E.ELBO(gradient=G.Enumerate(), capacity=0.1), "Enumerate .*: use gradients.Pathwise$"),
+        (lambda: E.ELBO(gradient=G.STL(), analytic_kl=True), "STL, as an analytic KL .*use gradients.Pathwise"),
+        (lambda: E.ELBO(gradient=G.DReG(), analytic_kl=True), "DReG, as an analytic KL .*use gradients.Pathwise"),
+        (lambda: E.ELBO(gradient=G.DReG(), beta=0.5), "DReG, as beta .*use gradients.Pathwise, gradients.STL"),
+        (lambda: E.ELBO(gradient=G.STL(), free_bits=0.1), "STL, as free bits .*: use gradients.Pathwise$"),
+        (lambda: E.ELBO(gradient=G.Enumerate(), capacity=0.1), "Enumerate, as free bits .*: use gradients.Pathwise$"),
         (lambda: E.ELBO(1, G.VIMCO()), "other draws: give num_particles of at least 2"),
         (lambda: E.MIWAE(1, 4, G.VIMCO()), "other draws: give num_particles of at least 2"),
         (lambda: E.ELBO(1, G.ScoreFunction(B.LeaveOneOut())), "LeaveOneOut.*other draws: give num_particles of .* 2"),
-        (lambda: E.ELBO(beta=-1.0), "beta = -1.0 .* must not be negative"),
-        (lambda: E.ELBO(free_bits=-1.0), "free_bits = -1.0 must not be negative"),
+        (lambda: E.ELBO(beta=-1.0), "beta must not be negative, but it is -1.0"),
+        (lambda: E.ELBO(free_bits=-1.0), "free_bits must not be negative, but it is -1.0"),
+        (lambda: E.ELBO(capacity=-1.0), "capacity must not be negative, but it is -1.0"),
+        (lambda: E.ELBO(beta=math.nan), "beta must not be negative, but it is nan"),
+        (lambda: E.IWAE(2.5), "whole number of at least 1, not 2.5"),
+        (lambda: E.IWAE(gradient="STL"), r"estimator such as gradients.STL\(\), not 'STL'"),
+        (lambda: E.IWAE(gradient=G.STL), r"estimator such as gradients.STL\(\), not <class"),
+        (lambda: G.ScoreFunction(B.LeaveOneOut), r"such as baselines.LeaveOneOut\(\), not <class"),
+        (lambda: E.PIWAE(gradient=G.VIMCO()), "as each network has a bound of its own: use gradients.Pathwise"),
+        (lambda: E.TMC(gradient=G.STL()), "combinations of draws, not draws: use gradients.Pathwise$"),
+        (lambda: E.IWAE(gradient=G.Enumerate()), "Enumerate, which needs an expectation of one term"),
         (lambda: E.ELBO(free_bits=1.0, capacity=1.0), "give one of them"),
         (lambda: E.CIWAE(beta=1.5), "between 0 and 1, not 1.5"),
         (lambda: E.TVO(partitions=0), "partitions must be at least 1"),
         (lambda: E.TVO(first=1.0), "first between 0 and 1"),
         (lambda: E.MIWAE(groups=0), "groups must be at least 1"),
-        (lambda: E.IWAE(0), "num_particles must be at least 1"),
+        (lambda: E.IWAE(0), "num_particles must be a whole number of at least 1"),
         (lambda: G.Concrete(0.0), "temperature must be positive"),
         (lambda: G.StraightThrough(-1.0), "temperature must be positive"),
         (lambda: G.REBAR(math.nan), "temperature must be positive"),
@@ -888,9 +918,136 @@ def test_sleep_needs_data_as_they_are_observed():
             pyro.sample("z", dist.Normal(x, 1.0))
 
     refused(
-        model, guide, "no argument of the programs is what the model observes.*use gradients.Wake", E.RWS(3, G.Sleep())
+        model,
+        guide,
+        "what the model observes at 'x' is no argument of the programs.*use gradients.Wake",
+        E.RWS(3, G.Sleep()),
     )
     assert torch.isfinite(E.RWS(3).differentiable_loss(model, guide, torch.randn(5)))
+
+
+def test_sleep_dreams_of_all_that_is_observed():
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            observed(x, z)
+            pyro.sample("y", dist.Normal(z, 1.0), obs=2 * y)
+
+    def guide(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x + y, 1.0))
+
+    x = torch.randn(5, requires_grad=True)
+    with pytest.raises(ValueError, match="observes at 'y' is no argument"):
+        E.RWS(3, G.Sleep()).differentiable_loss(model, guide, x, x)
+
+
+def test_log_densities_serve_one_surrogate_that_weights_gradients():
+    exact, objective = LinearGaussian(), E.IWAE(3, G.DReG())
+    densities = objective.densities(exact.vae.model, exact.vae.guide, exact.data)
+    objective.surrogate(densities)
+    with pytest.raises(ValueError, match="belong to another surrogate already: draw them anew"):
+        E.IWAE(3).surrogate(densities)
+
+
+@pytest.mark.parametrize("gradient", [G.STL(), G.DReG()])
+@pytest.mark.parametrize("family", ["Uniform", "Delta"])
+def test_a_guide_whose_density_does_not_tell_where_z_lies(family, gradient):
+    a = torch.nn.Parameter(torch.ones(()))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            observed(x, pyro.sample("z", dist.Normal(0.0, 3.0)))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(x - a, x + a) if family == "Uniform" else dist.Delta(a * x))
+
+    with pytest.raises(ValueError, match=rf"'z' \({family}\) does not tell where z lies.*use gradients.Pathwise"):
+        E.IWAE(3, gradient).differentiable_loss(model, guide, torch.randn(5))
+    assert torch.isfinite(E.IWAE(3).differentiable_loss(model, guide, torch.randn(5)))
+
+
+def test_a_variable_is_discrete_in_both_programs_or_in_none():
+    vae = VAE(
+        priors.StandardNormal(2), likelihoods.Normal(MLP(2, 3)), encoders.Bernoulli(MLP(3, 2))
+    )  # each of which is sound
+    for call in (E.IWAE(3).bound, E.ELBO().differentiable_loss):
+        with pytest.raises(ValueError, match="'z' is continuous in the model but discrete in the guide"):
+            call(vae.model, vae.guide, torch.randn(5, 3))
+    with pytest.raises(ValueError, match="'z' is continuous in the model"):
+        evaluation.log_likelihood(vae, torch.randn(5, 3), 10)
+
+
+def test_a_mask_in_only_one_program_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=x > 0):
+            observed(x, pyro.sample("z", dist.Normal(0.0, 1.0)))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    refused(model, guide, "'z' has the mask tensor.*in the model and True in the guide")
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_more_plates_than_stated_are_refused(k):
+    """With k = 3, as many draws as pixels, shapes would fit."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("pixels", 3):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(1), 1.0))
+
+    with pytest.raises(ValueError, match=r"nest more than 1 plates\? then say how many by max_plate_nesting"):
+        E.IWAE(k).bound(model, guide, torch.randn(6, 3))
+    assert E.IWAE(k, max_plate_nesting=2).bound(model, guide, torch.randn(6, 3)).shape == (6,)
+
+
+def test_autoguides_with_auxiliary_sites():
+    """Of z > 0, drawn by way of an unconstrained variable."""
+    x = torch.rand(5) + 1
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            observed(x, pyro.sample("z", dist.LogNormal(0.0, 1.0)))
+
+    guide = pyro.infer.autoguide.AutoNormal(model)
+    guide(x)
+    for ours, theirs in (
+        (E.ELBO(3), Trace_ELBO(3, vectorize_particles=True, max_plate_nesting=1)),
+        (E.IWAE(3), RenyiELBO(0, num_particles=3, vectorize_particles=True, max_plate_nesting=1)),
+    ):
+        assert_same(*(gradients_of(o, model, guide, x, guide) for o in (ours, theirs)), rtol=1e-5)
+    with pytest.raises(ValueError, match="does not tell where z lies"):
+        E.ELBO(gradient=G.STL()).differentiable_loss(model, guide, x)
+
+
+def test_minus_infinity_is_a_value():
+    """Where p(x | z) has no mass at some draws."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Uniform(z - 1, z + 1, validate_args=False), obs=x)
+
+    a = torch.zeros(4, requires_grad=True)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x + a, 1.0))
+
+    for objective in (E.IWAE(50), E.IWAE(50, G.DReG()), E.RWS(50), E.PIWAE(10, 5), E.IWAE(50, G.VIMCO())):
+        loss = objective.differentiable_loss(model, guide, torch.zeros(4))
+        assert torch.isfinite(loss), objective
+        (gradient,) = torch.autograd.grad(loss, a)
+        assert torch.isfinite(gradient).all(), objective
 
 
 # Plates and masks ----------------------------------------------------------------------------------------------------
@@ -942,6 +1099,10 @@ def test_a_plate_inside_a_datum_is_as_an_event(objective, mask, kind):
     for layout, nesting in (("event", 1), (kind, 2), ("event", 3)):
         model, guide = plated(layout, a, mask)
         o = objective(max_plate_nesting=nesting)
+        if mask is not None and isinstance(o.gradient, G.DReG):
+            with pytest.raises(ValueError, match=r"'z' is masked.*so use gradients\.Pathwise"):
+                o.differentiable_loss(model, guide, x)
+            return
         results.append(gradients_of(o, model, guide, x, holder))
         pyro.set_rng_seed(7)
         results[-1][1].append(o.bound(model, guide, x))
