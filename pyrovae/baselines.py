@@ -42,6 +42,8 @@ class Baseline(nn.Module, ABC):
 class LeaveOneOut(Baseline):
     """b_k = F(all log-weights but the k-th).
 
+    Takes memory for K times the log-weights.
+
     References:
         Kool et al. (2019), Buy 4 REINFORCE samples, get a baseline for free!,
         https://openreview.net/forum?id=r1lgTGL5DE

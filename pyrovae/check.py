@@ -12,9 +12,10 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 from torch.distributions import Distribution
 
-from pyrovae.densities import Program, check_same_kind, sample_sites
+from pyrovae.densities import Program
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
+from pyrovae.sites import check_same_kind, sample_sites
 
 __all__ = ["check", "unvalidated"]
 

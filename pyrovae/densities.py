@@ -4,24 +4,36 @@
 by site, in nats and free of scales. Nothing else in the library runs the programs to score them.
 """
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import kl_divergence
 
-from pyrovae.draws import PARTICLES, Enumerated
+from pyrovae.draws import PARTICLES, Enumerated, innermost
+from pyrovae.sites import (
+    Layout,
+    base,
+    check_same_kind,
+    equal,
+    family,
+    layout_of,
+    listed,
+    log_prob,
+    log_probs,
+    nesting,
+    sample_sites,
+)
 
-__all__ = ["LogDensities", "log_densities", "log_probs", "reduce_traces", "sample_sites"]
+__all__ = ["LogDensities", "log_densities", "reduce_traces"]
 
 Program = Callable[..., Any]
 
@@ -33,44 +45,6 @@ class Call(NamedTuple):
     guide: Program
     args: tuple
     kwargs: dict[str, Any]
-
-
-class Layout(NamedTuple):
-    """Where draws and data stand among the batch dimensions of a site, counted from the right."""
-
-    particle_dim: int | None
-    particles: int  # K
-    data_dim: int
-    data: int  # B
-    left: int  # the leftmost plate; what is further left enumerates latent variables
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """Sizes of the plates' dimensions, 1 where neither draws nor data stand."""
-        sizes = {self.data_dim: self.data, self.particle_dim: self.particles}
-        return tuple(sizes.get(dim, 1) for dim in range(self.left, 0))
-
-    def fold(self, t: Tensor) -> Tensor:
-        """Sum over other plates: a tensor of a site's batch shape as `(K, B)`, or `(..., K, B)` if enumerated."""
-        others = [d for d in range(max(self.left, -t.dim()), 0) if d not in (self.data_dim, self.particle_dim)]
-        t = t.sum(others, keepdim=True) if others else t
-        if t.shape != self.batch_shape:
-            t = t.expand(torch.broadcast_shapes(t.shape, self.batch_shape))
-        return t.reshape(*t.shape[: t.dim() + self.left], self.particles, self.data)
-
-    def per_datum(self, scale: float | Tensor, name: str) -> float | Tensor:
-        """A site's scale as a number, or as one for each datum, `(B,)`."""
-        if not isinstance(scale, Tensor) or scale.dim() == 0:
-            return scale
-        if scale.numel() > 1 and scale.shape[self.data_dim :][:1] != (scale.numel(),):
-            raise ValueError(
-                f"site '{name}' has a scale of shape {tuple(scale.shape)}: it may differ from datum to datum alone"
-            )
-        return scale.flatten()
-
-    def unfold(self, t: Tensor, event_dim: int) -> Tensor:
-        """A tensor `(K, B)` such that it broadcasts with a site's value."""
-        return t.reshape(self.batch_shape + (1,) * event_dim)
 
 
 class Route:
@@ -175,7 +149,7 @@ class LogDensities:
     def scaled_alike(self) -> bool:
         """Whether all sites have the same scale."""
         first, *others = self.scale.values()
-        return all(_equal(first, scale) for scale in others)
+        return all(equal(first, scale) for scale in others)
 
     def scaled(self) -> "LogDensities":
         """The same with each site's log-densities times its scale: for what is linear in them."""
@@ -214,10 +188,10 @@ class LogDensities:
         log_q = 0
         for name, site in self.q.items():
             try:
-                log_q_i = _log_prob({**site, "value": copies.get(name, site["value"])})
+                log_q_i = log_prob({**site, "value": copies.get(name, site["value"])})
             except (KeyError, NotImplementedError) as error:
                 raise ValueError(
-                    f"guide site '{name}' ({_family(site['fn'])}) can score none but its last draw, as its flow has no "
+                    f"guide site '{name}' ({family(site['fn'])}) can score none but its last draw, as its flow has no "
                     f"analytic inverse, so the gradient through z alone is out of reach: use gradients.Pathwise"
                 ) from error
             log_q = log_q + self._weighted(name, self.layout.fold(log_q_i)).sum()
@@ -237,7 +211,7 @@ class LogDensities:
         for name, g in zip(drawn, direct, strict=False):  # of the copies, which come first
             if g is None:
                 raise ValueError(
-                    f"log q at guide site '{name}' ({_family(self.q[name]['fn'])}) does not tell where z lies, so it "
+                    f"log q at guide site '{name}' ({family(self.q[name]['fn'])}) does not tell where z lies, so it "
                     f"has no gradient through z: use gradients.Pathwise"
                 )
         return {name: g + through.get(name, 0.0) for name, g in zip(drawn, direct, strict=False)}
@@ -260,10 +234,12 @@ class LogDensities:
         p, q = self.p[name], self.q[name]
         if reason := self._order(name):
             return reason
+        if isinstance(innermost(q["fn"]), dist.Delta):
+            return "a Delta has no divergence from a density"
         try:
             kl = kl_divergence(q["fn"], p["fn"])
         except NotImplementedError:
-            return f"no closed form for {_family(q['fn'])} and {_family(p['fn'])}"
+            return f"no closed form for {family(q['fn'])} and {family(p['fn'])}"
         return self._weighted(name, self.layout.fold(scale_and_mask(kl, 1.0, q["mask"])))
 
     def kl_per_dimension(self, name: str, analytic: bool) -> Tensor:
@@ -274,11 +250,11 @@ class LogDensities:
         """
         p, q = self.p[name], self.q[name]
         n = q["fn"].event_dim
-        (p_fn, p_n), (q_fn, q_n) = (_base(site["fn"]) for site in (p, q))
+        (p_fn, p_n), (q_fn, q_n) = (base(site["fn"]) for site in (p, q))
         if not p_n == q_n == n:
             raise ValueError(
-                f"free bits need a KL for each dimension, but at site '{name}' {_family(q['fn'])} or "
-                f"{_family(p['fn'])} does not factorise"
+                f"free bits need a KL for each dimension, but at site '{name}' {family(q['fn'])} or "
+                f"{family(p['fn'])} does not factorise"
             )
         if analytic and not isinstance(self.analytic_kl(name), str):
             kl = kl_divergence(q_fn, p_fn)
@@ -296,7 +272,7 @@ class LogDensities:
         order = list(self.log_prior), list(self.q)
         before_p, before_q = (set(names[: names.index(name)]) for names in order)
         if late := before_p - before_q:
-            return f"the model draws {_names(late)} before '{name}', the guide after it"
+            return f"the model draws {listed(late)} before '{name}', the guide after it"
         return None
 
 
@@ -348,11 +324,11 @@ def log_densities(
             model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
     except ValueError as error:
         if "collide" in str(error):  # a user's plate with that of the particles
-            raise ValueError(f"{_nesting(max_plate_nesting)}: {error}") from error
+            raise ValueError(f"{nesting(max_plate_nesting)}: {error}") from error
         raise
     densities = reduce_traces(model_trace, guide_trace, route, Call(model, guide, args, kwargs), max_plate_nesting)
     if isinstance(draws, Enumerated) and densities.layout.left <= draws.first_dim:
-        raise ValueError(_nesting(max_plate_nesting))
+        raise ValueError(nesting(max_plate_nesting))
     return densities
 
 
@@ -366,18 +342,22 @@ def reduce_traces(
     """The log-densities of a model's trace, replayed against a guide's."""
     p, q = sample_sites(model_trace), sample_sites(guide_trace)
     latent = {name: site for name, site in p.items() if not site["is_observed"]}
-    auxiliary = {name for name, site in q.items() if site["infer"].get("is_auxiliary")}
-    if missing := latent.keys() ^ (q.keys() - auxiliary):
+    if auxiliary := [name for name, site in q.items() if site["infer"].get("is_auxiliary")]:
         raise ValueError(
-            f"model and guide must have the same latent sites, but {_names(missing)} is in only one of them "
-            f"(model: {_names(latent)}; guide: {_names(q)})"
+            f"guide site {listed(auxiliary)} is auxiliary, and a bound with auxiliary variables needs the model's "
+            f"distribution of them: write the guide without (an autoguide, too), or use pyro.infer.Trace_ELBO"
         )
-    layout = _layout([*p.values(), *q.values()], max_plate_nesting)
+    if missing := latent.keys() ^ q.keys():
+        raise ValueError(
+            f"model and guide must have the same latent sites, but {listed(missing)} is in only one of them "
+            f"(model: {listed(latent)}; guide: {listed(q)})"
+        )
+    layout = layout_of([*p.values(), *q.values()], max_plate_nesting)
     for name in latent:
         check_same_kind(p[name], q[name])
         for what in ("scale", "mask"):
             in_model, in_guide = (True if site[name][what] is None else site[name][what] for site in (p, q))
-            if not _equal(in_model, in_guide):
+            if not equal(in_model, in_guide):
                 raise ValueError(
                     f"site '{name}' has the {what} {in_model} in the model and {in_guide} in the guide: make them the "
                     f"same in both"
@@ -390,7 +370,7 @@ def reduce_traces(
         log_prior={name: log_p[name] for name in latent},
         log_posterior=log_q,
         score={
-            name: log_q[name] if site["mask"] is None else layout.fold(_log_prob({**site, "mask": None}))
+            name: log_q[name] if site["mask"] is None else layout.fold(log_prob({**site, "mask": None}))
             for name, site in q.items()
         },
         scale={name: layout.per_datum(site["scale"], name) for name, site in p.items()},
@@ -400,87 +380,3 @@ def reduce_traces(
         route=route,
         call=call,
     )
-
-
-def check_same_kind(p: dict, q: dict) -> None:
-    """Refuse a site that is discrete in one program and continuous in the other."""
-    kinds = ["discrete" if _is_discrete(site["fn"]) else "continuous" for site in (p, q)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            f"site '{p['name']}' is {kinds[0]} in the model but {kinds[1]} in the guide: give both the same kind of "
-            f"variable"
-        )
-
-
-def sample_sites(trace: poutine.Trace) -> dict[str, dict]:
-    """The random sites of a trace by name, without `pyro.deterministic` and the indices of subsampling plates."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
-    }
-
-
-def log_probs(sites: dict[str, dict], layout: Layout | None = None) -> dict[str, Tensor]:
-    """Log-densities of the sites of a program by name, each `(K, B)`, free of scales."""
-    layout = layout or _layout(list(sites.values()))
-    return {name: layout.fold(_log_prob(site)) for name, site in sites.items()}
-
-
-def _layout(sites: list[dict], max_plate_nesting: int = 1) -> Layout:
-    """The one plate that holds every site, and the particles beside it."""
-    frames = [[f for f in site["cond_indep_stack"] if f.vectorized] for site in sites]
-    plates = [{f.name: f for f in stack if f.name != PARTICLES} for stack in frames]
-    shared = set.intersection(*map(set, plates))
-    if len(shared) != 1:
-        found = "; ".join({f"'{s['name']}' in {_names(f)}": None for s, f in zip(sites, plates, strict=True)})
-        raise ValueError(
-            f"a bound per datum needs the data and every latent variable in one plate, found: {found}; for such a "
-            f"program use pyro.infer.Trace_ELBO"
-        )
-    data = plates[0][shared.pop()]
-    particle_dim, particles = next(((f.dim, f.size) for f in frames[0] if f.name == PARTICLES), (None, 1))
-    left = min(-max_plate_nesting, *(f.dim for stack in frames for f in stack))
-    if particle_dim is not None and left < particle_dim:
-        raise ValueError(_nesting(max_plate_nesting))
-    return Layout(particle_dim, particles, data.dim, data.size, left)
-
-
-def _log_prob(site: dict) -> Tensor:
-    """A site's log-density with its scale left out and its mask applied."""
-    return scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0, site["mask"])
-
-
-def _equal(a: float | Tensor, b: float | Tensor) -> bool:
-    """Whether two scales or masks are the same, up to the rounding of Pyro's products in one order or another."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        a, b = torch.as_tensor(a), torch.as_tensor(b)
-        same = torch.equal if b.dtype == torch.bool else torch.allclose
-        return a is b or (a.shape == b.shape and same(a.to(b), b))
-    return math.isclose(a, b)
-
-
-def _is_discrete(fn: Any) -> bool:
-    try:
-        return fn.support.is_discrete
-    except NotImplementedError:  # a distribution that does not state its support
-        return False
-
-
-def _base(fn: Any) -> tuple[Any, int]:
-    """A distribution without the event dimensions over which it factorises, and how many they are."""
-    return (fn.base_dist, fn.reinterpreted_batch_ndims) if isinstance(fn, Independent) else (fn, 0)
-
-
-def _family(fn: Any) -> str:
-    base = _base(fn)[0]
-    transforms = [type(t).__name__ for t in getattr(base, "transforms", ())]
-    return f"{type(base).__name__}{f' by {chr(44).join(transforms)}' if transforms else ''}"
-
-
-def _nesting(stated: int) -> str:
-    return f"do the programs nest more than {stated} plates? then say how many by max_plate_nesting"
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in sorted(names)) or "none"

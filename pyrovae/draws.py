@@ -213,6 +213,19 @@ def _continued(fn: TorchDistributionMixin) -> TorchDistributionMixin:
     return fn
 
 
+def has_score(fn: TorchDistributionMixin) -> bool:
+    """Whether E[d/dphi log q] = 0: q is a density or mass function whose support does not move with its parameters."""
+    fn = innermost(fn)
+    if isinstance(fn, dist.Delta):
+        return False
+    try:
+        support = fn.support
+    except NotImplementedError:  # a distribution that does not state its support
+        return True
+    ends = [getattr(support, end, None) for end in ("lower_bound", "upper_bound")]
+    return not any(isinstance(end, Tensor) and end.requires_grad for end in ends)
+
+
 def innermost(fn: TorchDistributionMixin) -> TorchDistributionMixin:
     """A distribution without what declares dimensions as event."""
     return innermost(fn.base_dist) if isinstance(fn, Independent) else fn

@@ -144,8 +144,8 @@ class ELBO(Objective):
         with torch.no_grad(), ModuleParameters():
             densities = self.densities(model, guide, *args, **kwargs)
         if not self.analytic_kl:
-            return {z: "sampled: analytic_kl is off" for z in densities.log_prior}
-        found = {z: densities.analytic_kl(z) for z in densities.log_prior}
+            return {z: "sampled: analytic_kl is off" for z in densities.q}
+        found = {z: densities.analytic_kl(z) for z in densities.q}
         return {z: f"sampled: {kl}" if isinstance(kl, str) else "analytic" for z, kl in found.items()}
 
     @property
@@ -165,9 +165,9 @@ class ELBO(Objective):
         """Log q(z | x) - log p(z), or its expectation at sites where that is known, `(K, B)`."""
         if not self.analytic_kl:
             return densities.kl
-        kl = {z: log_q - densities.log_prior.get(z, 0.0) for z, log_q in densities.log_posterior.items()}
-        found = {z: densities.analytic_kl(z) for z in densities.log_prior}
-        return sum((kl | {z: analytic for z, analytic in found.items() if not isinstance(analytic, str)}).values())
+        found = {z: densities.analytic_kl(z) for z in densities.q}
+        sampled = {z: densities.log_posterior[z] - densities.log_prior[z] for z in found}
+        return sum(sampled[z] if isinstance(kl, str) else kl for z, kl in found.items())
 
     def _at_step(self, weight: float | Schedule, step: int | None = None) -> float:
         return weight(self.step if step is None else step) if isinstance(weight, Schedule) else weight

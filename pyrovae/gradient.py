@@ -9,6 +9,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyrovae.densities import LogDensities
+from pyrovae.draws import has_score
 
 if TYPE_CHECKING:
     from pyrovae.objective import Objective
@@ -33,8 +34,8 @@ class Gradient(nn.Module, ABC):
 
     @classmethod
     def takes(cls, fn: TorchDistributionMixin) -> bool:
-        """Whether it works for a latent site of this distribution."""
-        return True
+        """Whether it works for a latent site of this distribution: by default one whose score is 0 on average."""
+        return has_score(fn)
 
     @abstractmethod
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:

@@ -67,10 +67,11 @@ class Pathwise(Gradient):
 class STL(Gradient):
     """Sticking the landing: the pathwise gradient without the score d/dphi log q(z | x), which is 0 on average.
 
-    Unbiased for the ELBO; exactly 0 for the guide where q(z | x) = p(z | x). Biased for bounds that are not linear in
-    the log-weights: there the score's weights depend on z, and what is left out is not 0 on average. For `IWAE` draws
-    are weighted by w_k / sum w where `DReG` has its square: near the exact posterior, where all weights are about the
-    same, the guide's gradient is about K times too long.
+    Unbiased for the ELBO, unless the support of q(z | x) moves with its parameters; exactly 0 for the guide where
+    q(z | x) = p(z | x). Biased for bounds that are not linear in the log-weights: there the score's weights depend on
+    z, and what is left out is not 0 on average. For `IWAE` draws are weighted by w_k / sum w where `DReG` has its
+    square: near the exact posterior, where all weights are about the same, the guide's gradient is about K times too
+    long.
 
     References:
         Roeder et al. (2017), Sticking the landing, https://arxiv.org/abs/1703.09194
@@ -86,7 +87,7 @@ class STL(Gradient):
     @classmethod
     def takes(cls, fn: TorchDistributionMixin) -> bool:
         """Whether it works for a latent site of this distribution."""
-        return fn.has_rsample
+        return fn.has_rsample and draws.has_score(fn)
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""
@@ -97,8 +98,8 @@ class DReG(Gradient):
     """Doubly reparameterised: for phi, sum_k (dF/dl_k - d^2F/dl_k^2) d l_k / dz_k dz_k/dphi, with l = log w.
 
     The score's part of the gradient is reparameterised again, so that no score is left; theta has the gradient of F.
-    Unbiased. For `IWAE` the weights are w_k^2 / (sum w)^2; for the ELBO it is `STL`; for `RWS` it is the wake gradient
-    of phi, reparameterised.
+    Unbiased, unless the support of q(z | x) moves with its parameters. For `IWAE` weights are w_k^2 / (sum w)^2; for
+    the ELBO it is `STL`; for `RWS` it is the wake gradient of phi, reparameterised.
 
     References:
         Tucker et al. (2019), Doubly reparameterized gradient estimators, https://arxiv.org/abs/1810.04152
@@ -116,7 +117,7 @@ class DReG(Gradient):
     @classmethod
     def takes(cls, fn: TorchDistributionMixin) -> bool:
         """Whether it works for a latent site of this distribution."""
-        return fn.has_rsample
+        return fn.has_rsample and draws.has_score(fn)
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""
@@ -135,6 +136,8 @@ class DReG(Gradient):
 
 class ScoreFunction(Gradient):
     """Sum_k (F - b) d/dphi log q(z_k | x), REINFORCE, and the gradient of F at fixed z: for any q(z | x).
+
+    Unbiased, unless the support of q(z | x) moves with its parameters.
 
     Args:
         baseline: b, one of `pyrovae.baselines`; without one the signal is F itself, or f_k / K for the ELBO.
@@ -189,8 +192,8 @@ class ScoreFunction(Gradient):
 class VIMCO(Gradient):
     """Sum_k (F - F_k) d/dphi log q(z_k | x), where F_k has the mean of the other log-weights in place of the k-th.
 
-    The score function for bounds of K draws, with a baseline for each draw from the others. For the ELBO it is
-    `ScoreFunction` with `baselines.LeaveOneOut`.
+    The score function for bounds of K draws, with a baseline for each draw from the others, which takes memory for K
+    times the log-weights. For the ELBO it is `ScoreFunction` with `baselines.LeaveOneOut`.
 
     References:
         Mnih and Rezende (2016), Variational inference for Monte Carlo objectives, https://arxiv.org/abs/1602.06725
@@ -252,7 +255,31 @@ class Enumerate(Gradient):
         return densities.mean(objective.terms(densities))
 
 
-class Concrete(Gradient):
+class _Relaxation(Gradient):
+    """Abstract: pathwise at draws from a Concrete distribution."""
+
+    needs = "one objective for both networks"
+    rounded: bool
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = _positive(temperature)
+
+    @classmethod
+    def takes(cls, fn: TorchDistributionMixin) -> bool:
+        """Whether it works for a latent site of this distribution."""
+        return fn.has_rsample or isinstance(draws.innermost(fn), dist.Bernoulli | dist.OneHotCategorical)
+
+    def draws(self, first_dim: int) -> Messenger:
+        """Concrete draws, as they are or rounded."""
+        return draws.Relaxed(self.temperature, self.rounded)
+
+    def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
+        """The surrogate for each datum, `(B,)`."""
+        return objective.target(densities)
+
+
+class Concrete(_Relaxation):
     """The pathwise gradient at Concrete draws in place of Bernoulli or one-hot ones: d/dphi F(log w(s(eps, phi))).
 
     Log-masses are continued linearly to the inside of the cube or simplex. Biased, less so at low temperatures, where
@@ -270,28 +297,14 @@ class Concrete(Gradient):
         >>> objective = objectives.ELBO(gradient=Concrete(temperature=0.5))
     """
 
-    needs = "one objective for both networks"
     faithful = False
+    rounded = False
 
     def __init__(self, temperature: float = 0.5) -> None:
-        super().__init__()
-        self.temperature = _positive(temperature)
-
-    @classmethod
-    def takes(cls, fn: TorchDistributionMixin) -> bool:
-        """Whether it works for a latent site of this distribution."""
-        return fn.has_rsample or isinstance(draws.innermost(fn), dist.Bernoulli | dist.OneHotCategorical)
-
-    def draws(self, first_dim: int) -> Messenger:
-        """Points inside the cube or simplex."""
-        return draws.Relaxed(self.temperature, rounded=False)
-
-    def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
-        """The surrogate for each datum, `(B,)`."""
-        return objective.target(densities)
+        super().__init__(temperature)
 
 
-class StraightThrough(Gradient):
+class StraightThrough(_Relaxation):
     """The discrete model's value at rounded Concrete draws, differentiated as if they had not been rounded: biased.
 
     Args:
@@ -307,24 +320,10 @@ class StraightThrough(Gradient):
         >>> objective = objectives.ELBO(gradient=StraightThrough(temperature=1.0))
     """
 
-    needs = "one objective for both networks"
+    rounded = True
 
     def __init__(self, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.temperature = _positive(temperature)
-
-    @classmethod
-    def takes(cls, fn: TorchDistributionMixin) -> bool:
-        """Whether it works for a latent site of this distribution."""
-        return fn.has_rsample or isinstance(draws.innermost(fn), dist.Bernoulli | dist.OneHotCategorical)
-
-    def draws(self, first_dim: int) -> Messenger:
-        """Discrete values with the gradient of relaxed ones."""
-        return draws.Relaxed(self.temperature, rounded=True)
-
-    def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
-        """The surrogate for each datum, `(B,)`."""
-        return objective.target(densities)
+        super().__init__(temperature)
 
 
 class REBAR(Gradient):
@@ -400,8 +399,9 @@ class Covariance(Gradient):
         """The surrogate for each datum, `(B,)`."""
         with torch.no_grad():
             value = objective.target(densities)
-            theta, phi = objective.covariance(densities.log_weight)
-        return with_value(value, (theta * densities.log_joint + phi * densities.log_guide).sum(0))
+            weight, covariance = objective.covariance(densities.log_weight)
+        score = sum(densities.score.values())
+        return with_value(value, (weight * densities.log_weight + covariance * score).sum(0))
 
 
 def _positive(temperature: float) -> float:

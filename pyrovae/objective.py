@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.densities import LogDensities, Program, log_densities
+from pyrovae.draws import has_score
 from pyrovae.gradient import Gradient, mean_over_groups
 from pyrovae.gradients import STL, VIMCO, Concrete, DReG, Pathwise, ScoreFunction, StraightThrough
 from pyrovae.parameters import ModuleParameters
@@ -180,7 +181,8 @@ class Objective(pyro.infer.ELBO, nn.Module):
                 continue
             works = [e for e in self.estimators if e.takes(site["fn"])]
             advice = _choice(works) if works else "objectives.ELBO, IWAE or RWS, which have estimators for such a site"
-            trouble = "is of a family that it is not for" if site["fn"].has_rsample else "is not reparameterised"
+            trouble = "is not of a family that it is for" if has_score(site["fn"]) else "has a support that moves"
+            trouble = trouble if site["fn"].has_rsample else "is not reparameterised"
             raise ValueError(
                 f"guide site '{name}' ({site['fn']}) {trouble}, so {type(self.gradient).__name__} has no gradient "
                 f"through it: use {advice}"

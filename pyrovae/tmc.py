@@ -18,9 +18,10 @@ __all__ = ["TMC"]
 class TMC(Objective):
     """E[log 1/K^n sum_(k_1, ..., k_n) p(x, z^k) / q(z^k | x)], over all combinations of K draws of n latent sites.
 
-    Tensor Monte Carlo: tighter than IWAE for the same draws, as each site's are combined with all of the others'.
-    A site whose guide depends on others is weighted by the mixture of q(z_i | z_j^k, x) over the draws k it came from.
-    For one latent site it is the IWAE bound.
+    Tensor Monte Carlo: mostly tighter than IWAE for the same draws, as each site's are combined with all the others'.
+    A site whose guide depends on others is weighted by the mixture of q(z_i | z_j^k, x) over the draws k it came from:
+    where that is of several sites, the bound is below log p(x) even if q(z | x) = p(z | x). For one latent site it is
+    the IWAE bound.
 
     Args:
         num_particles: K, draws of each latent site for each datum.

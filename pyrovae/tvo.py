@@ -64,12 +64,9 @@ class TVO(Objective):
         return first, second
 
     def covariance(self, log_weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of d/dtheta log p(x, z_k) and of d/dphi log q(z_k | x) in the bound's gradient, `(K, B)` each."""
-        theta, phi = torch.zeros_like(log_weight), torch.zeros_like(log_weight)
-        for beta, width, weight, centred in self._rectangles(log_weight):
-            theta = theta + width * weight * (1 + beta * centred)
-            phi = phi + width * weight * ((1 - beta) * centred - 1)
-        return theta, phi
+        """Weights of d log w_k and of d/dphi log q(z_k | x) in the bound's gradient, `(K, B)` each."""
+        covariance = sum(width * weight * centred for _, width, weight, centred in self._rectangles(log_weight))
+        return self.curvature(log_weight)[0], covariance
 
     def _rectangles(self, terms: Tensor) -> list[tuple[float, float, Tensor, Tensor]]:
         """For each b_j: itself, b_(j+1) - b_j, the weights v_jk, and log w_k less its mean under them."""

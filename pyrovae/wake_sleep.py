@@ -8,8 +8,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae import draws
-from pyrovae.densities import Call, LogDensities, log_probs, sample_sites
+from pyrovae.densities import Call, LogDensities
 from pyrovae.gradient import Gradient, with_value
+from pyrovae.sites import log_probs, sample_sites
 
 if TYPE_CHECKING:
     from pyrovae.objective import Objective
