@@ -14,8 +14,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torchvision import datasets
-from torchvision.transforms.functional import pil_to_tensor, resize
 
 __all__ = ["NAMES", "Part", "Source", "read"]
 
@@ -87,7 +85,9 @@ def _digits(_: Path) -> Source:
 
 def _train_and_test(name: str, root: Path, options: Callable[[bool], dict]) -> list:
     """Both parts of a set of torchvision's: the copy under root, else a download."""
-    make = _CLASSES[name]
+    from torchvision import datasets  # here, as it takes long to import, and digits do without
+
+    make = getattr(datasets, _CLASSES[name])
     damaged = f"the files of {name} under '{root}' are damaged"
     try:
         return [make(root, **options(train)) for train in (True, False)]
@@ -136,6 +136,8 @@ def _cifar10(root: Path) -> Source:
 
 
 def _omniglot(root: Path) -> Source:
+    from torchvision.transforms.functional import pil_to_tensor, resize
+
     parts, classes = [], 0
     for part in _train_and_test("omniglot", root, lambda train: {"background": train}):
         # torchvision lists characters and images in the order of the file system.
@@ -163,12 +165,12 @@ _NAMED: dict[str, Callable[[Path], Source]] = {
 }
 NAMES = tuple(_NAMED)
 _CLASSES = {
-    "mnist": datasets.MNIST,
-    "fashion_mnist": datasets.FashionMNIST,
-    "kmnist": datasets.KMNIST,
-    "emnist": datasets.EMNIST,
-    "omniglot": datasets.Omniglot,
-    "cifar10": datasets.CIFAR10,
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "emnist": "EMNIST",
+    "omniglot": "Omniglot",
+    "cifar10": "CIFAR10",
 }
 _IDX = "{train,t10k}-{images-idx3,labels-idx1}-ubyte"
 _FILES = {
@@ -258,6 +260,9 @@ def _labels(y: np.ndarray | None, x: np.ndarray, path: Path) -> Tensor | None:
 
 def _image_folder(path: Path) -> Source:
     """A folder of images, or of one folder of images for each class; all of one size."""
+    from torchvision import datasets
+    from torchvision.transforms.functional import pil_to_tensor
+
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in datasets.folder.IMG_EXTENSIONS)
     if not files:
         raise ValueError(f"no images under '{path}' ({', '.join(datasets.folder.IMG_EXTENSIONS)})")

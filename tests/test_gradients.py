@@ -147,7 +147,7 @@ def label(case):
 @pytest.mark.parametrize(("name", "objective"), UNBIASED, ids=label)
 def test_unbiased_estimators_have_the_exact_gradient_in_every_block(name, objective):
     value, gradient = by_quadrature(name)
-    values, draws = sampled(objective, 20_000 if isinstance(objective.gradient, Pathwise | STL | DReG) else 40_000)
+    values, draws = sampled(objective, 6_000 if isinstance(objective.gradient, Pathwise | STL | DReG) else 32_000)
     assert abs(values.mean() - value) < 4 * values.std() / len(values) ** 0.5  # p = 1e-4
     assert_unbiased(draws, gradient, BLOCKS)
 
@@ -293,7 +293,7 @@ def by_quadrature_of_the_chain(nodes=8):
 def test_a_chain_of_three_sites(gradient):
     """Each draw's parameters depend on all before it, by more than one way."""
     chain, (value, gradient_of_phi) = Chain(), by_quadrature_of_the_chain()
-    copies = 100_000 if isinstance(gradient, VIMCO) else 40_000
+    copies = {Pathwise: 40_000, DReG: 20_000, VIMCO: 100_000}[type(gradient)]
     objective, x = objectives.IWAE(2, gradient), torch.full((copies,), 1.5, dtype=torch.float64)
     values, draws = estimates(objective, chain.model, chain.guide, x, [chain.phi], batches=50)
     assert abs(values.mean() / copies - value) < 4 * values.std() / copies / len(values) ** 0.5  # p = 1e-4
@@ -412,8 +412,8 @@ DISCRETE = [
 @pytest.mark.parametrize(("name", "objective"), DISCRETE, ids=label)
 def test_unbiased_estimators_for_discrete_latents(name, objective):
     value, gradient = by_enumeration(name)
-    noisy = isinstance(objective.gradient, ScoreFunction) and not isinstance(objective.gradient.baseline, LeaveOneOut)
-    values, draws = toy_sampled(objective, 40_000 if noisy else 10_000)
+    noisy = isinstance(objective.gradient, ScoreFunction) and isinstance(objective.gradient.baseline, Learned | None)
+    values, draws = toy_sampled(objective, 40_000 if noisy and name == "IWAE" else 16_000 if noisy else 9_000)
     assert abs(values.mean() - value) < 4 * values.std() / len(values) ** 0.5  # p = 1e-4
     assert_unbiased(draws, gradient, toy_blocks())
 
@@ -459,7 +459,7 @@ def test_the_covariance_gradient_is_that_of_the_thermodynamic_bound():
         for a, b in itertools.pairwise((0.0, 0.1, 0.1**0.5, 1.0)):
             total = total + (b - a) * ((log_q + a * log_w).softmax(0) * log_w).sum()
     expected = toy_gradient(total)
-    values, draws = toy_sampled(objectives.TVO(500, 3, 0.1, Covariance()), copies=100, batches=60)
+    values, draws = toy_sampled(objectives.TVO(500, 3, 0.1, Covariance()), copies=100, batches=30)
     assert values.mean() == pytest.approx(total.item(), rel=0.005)
     for block in toy_blocks().values():
         assert np.linalg.norm(draws[:, block].mean(0) - expected[block]) < 0.01 * np.linalg.norm(expected[block])
