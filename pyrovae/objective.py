@@ -37,7 +37,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
     routed = False  # whether it weights the gradients by theta and through z differently
     estimators: tuple[type[Gradient], ...] = (Pathwise, STL, DReG, ScoreFunction, VIMCO, Concrete, StraightThrough)
 
-    def __init__(self, num_particles: int = 1, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
+    def __init__(self, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
         nn.Module.__init__(self)
         if num_particles < 1 or num_particles != int(num_particles):
             raise ValueError(f"num_particles must be a whole number of at least 1, not {num_particles}")

@@ -39,9 +39,6 @@ class IWAE(Objective):
         torch.Size([20])
     """
 
-    def __init__(self, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
-        super().__init__(num_particles, gradient, max_plate_nesting)
-
     def reduce(self, terms: Tensor) -> Tensor:
         """log 1/K sum_k w_k."""
         return log_mean(terms)
@@ -184,9 +181,7 @@ class MIWAE(_Grouped):
         torch.Size([20])
     """
 
-    def grouped(self, t: Tensor) -> Tensor:
-        """Draws `(K M, B)` as `(K, M, B)`."""
-        return self.in_groups(t)
+    grouped = _Grouped.in_groups
 
     def reduce(self, terms: Tensor) -> Tensor:
         """log 1/K sum_k w_k, of each group."""
@@ -275,9 +270,6 @@ class RWS(Objective):
     """
 
     estimators = (Wake, Sleep, DReG)
-
-    def __init__(self, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
-        super().__init__(num_particles, gradient, max_plate_nesting)
 
     def why_not(self, gradient: Gradient) -> str:
         """The reason why an estimator is not among those of the objective."""

@@ -42,9 +42,6 @@ class TMC(Objective):
     faithful = False
     estimators = (Pathwise,)
 
-    def __init__(self, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
-        super().__init__(num_particles, gradient, max_plate_nesting)
-
     def why_not(self, gradient: Gradient) -> str:
         """The reason why an estimator is not among those of the objective."""
         return "as its terms are combinations of draws, not draws"
