@@ -94,7 +94,9 @@ class Dataset:
     protocol: Protocol
 
 
-def load(name: str, binarize: Binarize = "none", root: str | Path = "data", seed: int = 0) -> Dataset:
+def load(
+    name: str, binarize: Binarize = "none", root: str | Path = "data", seed: int = 0, valid_size: int | None = None
+) -> Dataset:
     """Load a data set by name, or from a file or folder by path, split and binarized under a stated protocol.
 
     Names: `digits` (scikit-learn's, 8 x 8, needs no network), `mnist`, `fashion_mnist`, `kmnist`, `emnist` (balanced),
@@ -111,6 +113,8 @@ def load(name: str, binarize: Binarize = "none", root: str | Path = "data", seed
         binarize: `none`, `threshold`, `static` or `dynamic`.
         root: folder of the named sets; what lies there is used, what does not is downloaded to it.
         seed: of the binarization; splits do not depend on it.
+        valid_size: how many data to keep for validation, the last ones; the others of them join the training data.
+            Unless given, all that the split has.
 
     Raises:
         ValueError: for an unknown name, or data that cannot be used: empty, not finite, of unequal shapes.
@@ -127,6 +131,8 @@ def load(name: str, binarize: Binarize = "none", root: str | Path = "data", seed
     if binarize not in get_args(Binarize):
         raise ValueError(f"binarize is one of {', '.join(get_args(Binarize))}, not {binarize!r}")
     source = sources.read(name, Path(root))
+    if valid_size is not None:
+        source = source.with_valid(valid_size)
     parts = [part.x for part in source.parts]
     for x, part in zip(parts, Labels._fields, strict=True):
         _check(x, f"{name} ({part})")

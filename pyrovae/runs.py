@@ -49,6 +49,8 @@ class Run(NamedTuple):
 def build(
     data: str = "digits",
     binarize: Binarize | None = None,
+    binarize_seed: int = 0,
+    valid_size: int | None = None,
     root: str = "data",
     latent_dim: int = 8,
     prior: Callable[[int], Prior] = StandardNormal,
@@ -65,6 +67,8 @@ def build(
         data: a data set (digits, mnist, fashion_mnist, kmnist, emnist, omniglot, cifar10), or the path of a .npz or
             .npy file or of a folder of images.
         binarize: none, threshold, static or dynamic; unless given, dynamic for a likelihood of binary data, else none.
+        binarize_seed: of the binarization of test and validation data, which is the same for every seed.
+        valid_size: how many data to keep for validation; the others of them join the training data.
         root: folder that holds the named data sets, or to which they are downloaded.
         latent_dim: D, dimensions of z.
         prior: p(z), by class name or import path.
@@ -72,7 +76,8 @@ def build(
         encoder: q(z | x), by class name or import path.
         encoder_network: network from x to the parameters of q(z | x), by class name or import path.
         decoder_network: network from z to the parameters of p(x | z), by class name or import path.
-        seed: of all that is random: initialisation, binarization, order, sampling, evaluation.
+        seed: of all else that is random: initialisation, order, sampling, evaluation. Each part starts from a stream
+            of its own, so that models that differ in one start alike in the others.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1 and so on.
 
     Raises:
@@ -81,14 +86,17 @@ def build(
     """
     place = _device(device)
     binary = likelihood(nn.Identity()).support is constraints.boolean
-    dataset = load_data(data, binarize or ("dynamic" if binary else "none"), root, seed)
+    dataset = load_data(data, binarize or ("dynamic" if binary else "none"), root, binarize_seed, valid_size)
     shape = dataset.protocol.shape
-    with isolated(seed):
-        vae = VAE(
-            prior=prior(latent_dim),
-            likelihood=likelihood(lambda p: decoder_network(latent_dim, (p * shape[0], *shape[1:]))),
-            encoder=encoder(lambda p: encoder_network(shape, p * latent_dim)),
-        )
+    parts = {
+        "prior": lambda: prior(latent_dim),
+        "likelihood": lambda: likelihood(lambda p: decoder_network(latent_dim, (p * shape[0], *shape[1:]))),
+        "encoder": lambda: encoder(lambda p: encoder_network(shape, p * latent_dim)),
+    }
+    for name, make in parts.items():
+        with isolated(seed, name):
+            parts[name] = make()
+    vae = VAE(**parts)
     vae.likelihood.start_at_mean(dataset.train)
     return vae.to(place), dataset
 
@@ -202,7 +210,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
 
     Without `--out` a new run goes to `runs/DATA`, or, where that is taken, to `runs/DATA-2` and so on; `--resume` goes
     on with the last of them. To resume, options are read from the run's folder; of those given again only epochs (more
-    of them), device, the places of the data and num_samples may differ.
+    of them), max_seconds, device, the places of the data and num_samples may differ.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     full = parser()
@@ -217,7 +225,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
             raise FileNotFoundError(f"nothing to resume in '{folder}': it has no {CHECKPOINT}; run without --resume")
         saved = full.parse_args(["--config", str(folder / CONFIG)])
         options = full.parse_args(["--config", str(folder / CONFIG), *arguments])
-        for name in vars(saved).keys() - {"epochs", "device", "data", "root", "num_samples", "config", "out", "resume"}:
+        free = {"epochs", "max_seconds", "device", "data", "root", "num_samples", "config", "out", "resume"}
+        for name in vars(saved).keys() - free:
             if saved[name] != options[name]:
                 raise ValueError(f"--{name} differs from that of the run in '{folder}': a run goes on as it began")
         if options.epochs < saved.epochs:

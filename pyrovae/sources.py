@@ -32,6 +32,17 @@ class Source(NamedTuple):
     split: str
     scaling: str
 
+    def with_valid(self, size: int) -> "Source":
+        """The last `size` of the validation data for validation, the others of them after the training data."""
+        train, valid, test = self.parts
+        if not 1 <= size <= len(valid.x):
+            raise ValueError(f"valid_size must be from 1 to the {len(valid.x)} validation data there are, not {size}")
+        first = len(valid.x) - size
+        x = torch.cat([train.x, valid.x[:first]])
+        y = None if train.y is None or valid.y is None else torch.cat([train.y, valid.y[:first]])
+        parts = (Part(x, y), _take(valid, slice(first, None)), test)
+        return self._replace(parts=parts, split=f"{self.split}; all but the last {size} of valid joined to train")
+
 
 def read(name: str, root: Path) -> Source:
     """Read a data set by its name, from root, or by its path.

@@ -44,8 +44,9 @@ class History(list):
     """One dictionary for each epoch, each term on its own, in nats per datum (means over the epoch's steps).
 
     `objective` is what was maximised; `elbo`, `reconstruction` and `kl` are the ELBO and its terms on the training data
-    as the steps met them; `valid_elbo` and so on are the same on the validation data after the epoch, from one draw for
-    each datum, with the same noise in all epochs; `learning_rate` is the first group's; `seconds` is the epoch's time.
+    as the steps met them; `valid_elbo` and so on are the same on the validation data after the epoch, with the same
+    noise in all epochs, beside `valid_log_likelihood`, log p(x), if there is more than one draw for each datum;
+    `learning_rate` is the first group's; `seconds` is the epoch's time.
     An objective with weights of its own has a column for each of them, as of the epoch's last step.
     """
 
@@ -73,6 +74,8 @@ def fit(
     scheduler: SchedulerFactory | None = None,
     clip_norm: float | None = None,
     patience: int | None = None,
+    max_seconds: float | None = None,
+    valid_num_samples: int = 1,
     shuffle: bool = True,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -101,6 +104,9 @@ def fit(
         clip_norm: largest norm of the gradient of all parameters together.
         patience: stop after so many epochs without a better validation ELBO, and return to the best parameters; counted
             from the end of the objective's schedules.
+        max_seconds: begin no epoch that would end later than so many seconds of training, if it took as long as the
+            last; validation does not count.
+        valid_num_samples: draws for each validation datum after an epoch; with more than one, log p(x) is estimated.
         shuffle: whether each epoch has an order of its own.
         seed: of everything random.
         folder: where `checkpoint.pt` and `history.csv` are written after each epoch.
@@ -121,7 +127,19 @@ def fit(
         >>> history["valid_elbo"][2] > history["valid_elbo"][0]
         True
     """
-    _check_arguments(epochs, batch_size, encoder_lr, clip_norm, patience, scheduler, valid, folder, resume)
+    _check_arguments(
+        epochs,
+        batch_size,
+        encoder_lr,
+        clip_norm,
+        patience,
+        max_seconds,
+        valid_num_samples,
+        scheduler,
+        valid,
+        folder,
+        resume,
+    )
     device = next(vae.parameters()).device
     with isolated(seed):
         batches = Batches(train, batch_size, shuffle, seed, device)
@@ -148,6 +166,7 @@ def fit(
                 "scheduler": None if schedule is None else type(schedule).__name__,
                 "clip_norm": clip_norm,
                 "patience": patience,
+                "valid_num_samples": valid_num_samples,
                 "objective": described(objective),
             }
             parts = {"vae": vae, "optimizer": optim, "batches": batches}
@@ -165,12 +184,12 @@ def fit(
             )
         warm_up = math.ceil(warm_up / len(batches))  # in epochs
         with tqdm(total=total, initial=done, disable=not progress, dynamic_ncols=True) as bar:
-            while len(history) < epochs and not (patience and len(history) - _best_epoch(history, warm_up) >= patience):
+            while not _is_over(history, epochs, patience, warm_up, max_seconds):
                 bar.set_description(f"epoch {len(history) + 1}/{epochs}")
                 row = {"epoch": len(history) + 1, **_epoch(vae, step, batches, schedule, bar)}
                 _require_finite(row)
                 if valid is not None:
-                    row |= _validation(vae, valid, seed)
+                    row |= _validation(vae, valid, valid_num_samples, seed)
                     _require_finite(row)
                 history.append(row)
                 bar.set_postfix(
@@ -262,10 +281,12 @@ def _epoch(vae: VAE, step: _Step, batches: Batches, schedule: LRScheduler | None
     }
 
 
-def _validation(vae: VAE, valid: Tensor, seed: int) -> dict[str, float]:
+def _validation(vae: VAE, valid: Tensor, num_samples: int, seed: int) -> dict[str, float]:
     with unvalidated():  # a model that diverged gives NaN, of which the caller tells
-        bound = evaluation.elbo(vae, valid, num_samples=1, seed=seed)
-    terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
+        bound = evaluation.elbo(vae, valid, num_samples, seed)
+        terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
+        if num_samples > 1:
+            terms["log_likelihood"] = evaluation.log_likelihood(vae, valid, num_samples, seed).value
     return {f"valid_{name}": value.double().mean().item() for name, value in terms.items()}
 
 
@@ -284,6 +305,13 @@ def _step_schedule(schedule: LRScheduler | None, row: dict[str, float]) -> None:
         schedule.step(-row["valid_elbo"])
     elif schedule is not None and not isinstance(schedule, _STEPWISE):
         schedule.step()
+
+
+def _is_over(history: History, epochs: int, patience: int | None, warm_up: int, max_seconds: float | None) -> bool:
+    """Whether no further epoch shall begin."""
+    late = history and sum(history["seconds"]) + history[-1]["seconds"] > (max_seconds or math.inf)
+    waited = patience and len(history) - _best_epoch(history, warm_up) >= patience
+    return bool(len(history) >= epochs or late or waited)
 
 
 def _best_epoch(history: History, warm_up: int) -> int:
@@ -321,6 +349,8 @@ def _check_arguments(
     encoder_lr: float | None,
     clip_norm: float | None,
     patience: int | None,
+    max_seconds: float | None,
+    valid_num_samples: int,
     scheduler: SchedulerFactory | None,
     valid: Tensor | None,
     folder: str | Path | None,
@@ -333,6 +363,10 @@ def _check_arguments(
     if (encoder_lr is not None and encoder_lr < 0) or (clip_norm is not None and not clip_norm > 0):
         raise ValueError(
             f"encoder_lr = {encoder_lr} must not be negative, and clip_norm = {clip_norm} must be positive"
+        )
+    if valid_num_samples < 1 or (max_seconds is not None and not max_seconds > 0):
+        raise ValueError(
+            f"valid_num_samples = {valid_num_samples} must be at least 1, and max_seconds = {max_seconds} positive"
         )
     plateau = getattr(scheduler, "func", scheduler) is ReduceLROnPlateau
     if valid is None and (patience is not None or plateau):
