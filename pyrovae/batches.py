@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyrovae.data import Intensities
+from pyrovae.rng import stream
 
 __all__ = ["Batches"]
 
@@ -21,7 +22,8 @@ class Batches:
             tuples that begin with one.
         batch_size: B, data in a batch; the last batch has what is left.
         shuffle: whether each epoch has an order of its own.
-        seed: of the order, which does not depend on anything else that is random.
+        seed: of the order and of the binarization, which do not depend on anything else that is random: whatever is
+            trained from a seed meets the same data.
         device: where the batches shall be.
 
     Raises:
@@ -40,7 +42,8 @@ class Batches:
             self.streamed = TensorDataset(data)
             if _fits(data, device):
                 self.resident = data.to(device)
-        self.order = torch.Generator().manual_seed(seed)
+        self.order = torch.Generator().manual_seed(stream(seed, "order"))
+        self.noise = torch.Generator(device).manual_seed(stream(seed, "binarization"))
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
@@ -48,7 +51,7 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.size, generator=self.order) if self.shuffle else torch.arange(self.size)
         for x in self._resident(order) if self.resident is not None else self._streamed(order):
-            yield torch.bernoulli(x) if self.drawn else x
+            yield torch.bernoulli(x, generator=self.noise) if self.drawn else x
 
     def _resident(self, order: Tensor) -> Iterator[Tensor]:
         for index in order.to(self.device).split(self.batch_size):
@@ -67,12 +70,14 @@ class Batches:
             yield x.to(self.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state of the order."""
-        return {"order": self.order.get_state()}
+        """The states of the order and of the binarization."""
+        return {"order": self.order.get_state(), "noise": self.noise.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the order that `state_dict` gave."""
+        """Go on with the order and the binarization that `state_dict` gave."""
         self.order.set_state(state["order"])
+        if state["noise"].shape == self.noise.get_state().shape:  # else the run goes on on another kind of device
+            self.noise.set_state(state["noise"])
 
 
 def _fits(data: Tensor, device: torch.device) -> bool:

@@ -4,15 +4,36 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 __all__ = ["Parser", "command"]
 
 
 class Parser(ArgumentParser):
-    """Ends a wrong command line with one line and exit code 2."""
+    """Ends a wrong command line with one line and exit code 2.
+
+    A component that is chosen in place of the one by default has its own defaults: the other's do not stick to it.
+    """
+
+    unstuck: tuple[str, ...] = ()  # names of the options that choose such a component
+    _dumping = False
+
+    def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
+        """All default values, as they are before anything is parsed."""
+        defaults = super().get_defaults(*args, **kwargs)
+        for name in self.unstuck if not self._dumping else ():
+            defaults[name].pop("init_args", None)
+        return defaults
+
+    def changes(self, options: Namespace) -> str:
+        """What differs from the defaults, as YAML."""
+        self._dumping = True
+        try:
+            return self.dump(options, skip_default=True, skip_unset=False)
+        finally:
+            self._dumping = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Write the line and exit."""

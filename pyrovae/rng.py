@@ -7,6 +7,11 @@ from contextlib import contextmanager
 import torch
 
 
+def stream(seed: int, purpose: str) -> int:
+    """The seed of what is drawn for a purpose, independent of what is drawn for another from the same seed."""
+    return zlib.crc32(f"{purpose} {seed}".encode())
+
+
 @contextmanager
 def isolated(seed: int | None = None, purpose: str = "") -> Iterator[None]:
     """Restore torch's random state (CPU and CUDA) afterwards; within, start from `seed`, or from the state as it is.
@@ -16,5 +21,5 @@ def isolated(seed: int | None = None, purpose: str = "") -> Iterator[None]:
     """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         if seed is not None:
-            torch.manual_seed(zlib.crc32(f"{purpose} {seed}".encode()) if purpose else seed)
+            torch.manual_seed(stream(seed, purpose) if purpose else seed)
         yield

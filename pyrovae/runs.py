@@ -202,6 +202,7 @@ def parser() -> Parser:
             "epochs": 200,
         }
     )
+    parser.unstuck = ("objective",)
     return parser
 
 

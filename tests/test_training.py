@@ -499,7 +499,7 @@ def test_a_run_under_another_schedule_is_not_resumed(tmp_path, schedule):
 
 
 @pytest.mark.parametrize(
-    "gradient", [G.Concrete(0.3), G.StraightThrough(), G.REBAR(), G.Enumerate(), G.ScoreFunction()]
+    "gradient", [G.Concrete(1.0), G.StraightThrough(), G.REBAR(), G.Enumerate(), G.ScoreFunction()]
 )
 def test_the_elbo_of_the_history_is_that_of_the_discrete_model(gradient):
     vae, x = make_bit_vae(), make_data(100)
