@@ -6,7 +6,7 @@ device than the model; results are on the model's.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
-__all__ = ["active_units", "elbo", "kl_per_dimension", "log_likelihood", "metrics"]
+__all__ = ["active_units", "bounds", "elbo", "kl_per_dimension", "log_likelihood", "metrics", "scores"]
 
 _CHUNK = 2**22  # numbers in a decoded tensor at a time, 16 MiB in float32
 
@@ -40,6 +40,13 @@ class LogLikelihood(NamedTuple):
     value: Tensor  # log p(x), in nats
     std_error: Tensor  # of value, from K draws, by the delta method
     ess: Tensor  # effective number of draws, of K
+
+
+class Scores(NamedTuple):
+    """What is known of each datum."""
+
+    elbo: ELBO
+    log_likelihood: LogLikelihood
 
 
 class ActiveUnits(NamedTuple):
@@ -118,6 +125,48 @@ def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0) 
     return LogLikelihood(*torch.cat(batches, -1))
 
 
+def bounds(vae: VAE, x: Tensor, num_particles: Sequence[int], num_samples: int = 1000, seed: int = 0) -> Tensor:
+    """L_K(x) = E[log 1/K sum_k w_k], with w_k = p(x, z_k) / q(z_k | x), for each K, from the same draws for all.
+
+    Each is the mean over as many groups of K draws as there are. On average L_K(x) rises with K, from the ELBO at K = 1
+    to log p(x); the estimates themselves do up to the draws' error.
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`.
+        num_particles: the K, each at most `num_samples`.
+        num_samples: draws for each datum.
+        seed: of the draws, which are those of `elbo` and `log_likelihood` for as many.
+
+    Returns:
+        The bounds, in nats, `(len(num_particles), N)`.
+
+    Raises:
+        ValueError: if there is no K, or one below 1 or above `num_samples`.
+
+    References:
+        Burda et al. (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> from pyrovae.exact import LinearGaussian
+        >>> model = LinearGaussian(latent_dim=2, data_dim=5)
+        >>> model.solve_encoder()
+        >>> x = model.sample(1000)
+        >>> bounds(model.vae, x, [1, 10, 100]).mean(1), model.log_likelihood(x).mean().item()
+        (tensor([-6.00, -5.90, -5.89], dtype=torch.float64), -5.88)
+    """
+    if not num_particles or not all(1 <= k <= num_samples for k in num_particles):
+        raise ValueError(
+            f"num_particles must be numbers from 1 to num_samples, which is {num_samples}, not {list(num_particles)}"
+        )
+    batches = []
+    for chunks in _chunks(vae, x, num_samples, seed):
+        log_weight = torch.cat([densities.log_weight for densities in chunks])  # (num_samples, B)
+        groups = [log_weight[: num_samples // k * k].unflatten(0, (-1, k)) for k in num_particles]  # each (n, K, B)
+        batches.append(torch.stack([group.logsumexp(1).mean(0) - math.log(group.shape[1]) for group in groups]))
+    return torch.cat(batches, -1)
+
+
 def kl_per_dimension(vae: VAE, x: Tensor) -> Tensor | None:
     """KL(q(z_d | x) || p(z_d)), the mean over data, `(D,)`; None where prior or posterior does not factorise over d.
 
@@ -170,7 +219,27 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
     return ActiveUnits(int((variance > threshold).sum()), variance)
 
 
-def metrics(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> dict[str, float | int | list[float] | None]:
+def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> Scores:
+    """L(x) and log p(x) of each datum: of the K draws all for log p(x), a tenth of them, at least 2, for L(x).
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`.
+        num_samples: K, draws for each datum.
+        seed: of the draws.
+    """
+    return Scores(
+        elbo(vae, x, _elbo_num_samples(num_samples), seed=seed), log_likelihood(vae, x, num_samples, seed=seed)
+    )
+
+
+def _elbo_num_samples(num_samples: int) -> int:
+    return max(num_samples // 10, 2)
+
+
+def metrics(
+    vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, per_datum: Scores | None = None
+) -> dict[str, float | int | list[float] | None]:
     """Means over data of all of the above, in nats, by flat names; each `_std_error` is Monte Carlo's alone.
 
     The KL comes from the ELBO's draws, KL per dimension from its closed form, so they agree up to the draws' error.
@@ -180,10 +249,9 @@ def metrics(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> dict
         x: data, `(N, *event)`.
         num_samples: K, draws for each datum: all for log p(x), a tenth of them for the ELBO.
         seed: of the draws.
+        per_datum: scores of the same data and draws, if they are there already.
     """
-    elbo_num_samples = max(num_samples // 10, 2)
-    bound = elbo(vae, x, elbo_num_samples, seed)
-    evidence = log_likelihood(vae, x, num_samples, seed)
+    bound, evidence = per_datum or scores(vae, x, num_samples, seed)
     per_dimension = kl_per_dimension(vae, x)
     return {
         "elbo": _mean(bound.value),
@@ -196,7 +264,7 @@ def metrics(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> dict
         "kl_per_dimension": None if per_dimension is None else per_dimension.tolist(),
         "active_units": active_units(vae, x).value,
         "num_samples": num_samples,
-        "elbo_num_samples": elbo_num_samples,
+        "elbo_num_samples": _elbo_num_samples(num_samples),
     }
 
 

@@ -12,7 +12,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, kl_divergence
-from torch.nn.functional import logsigmoid
 
 from pyrovae.encoders import Bernoulli as BernoulliEncoder
 from pyrovae.encoders import DiagonalNormal, Encoder
@@ -20,7 +19,7 @@ from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.priors import Bernoulli as BernoulliPrior
 from pyrovae.priors import Prior, StandardNormal
-from pyrovae.quadrature import GridPosterior, grid_posterior
+from pyrovae.quadrature import GridPosterior, grid_posterior, log_bernoulli
 from pyrovae.rng import isolated
 from pyrovae.scale import MIN_SCALE, positive, unconstrained
 from pyrovae.vae import VAE
@@ -48,7 +47,7 @@ class _Exact(ABC):
         return x.to(next(self.vae.parameters()))
 
 
-class _LinearNormal(_Exact):
+class LinearNormal(_Exact):
     """Abstract: p(z) = N(z; m, I), p(x | z) = N(x; W z + b, s^2 I), with any Gaussian q(z | x)."""
 
     @property
@@ -142,7 +141,7 @@ class _LinearNormal(_Exact):
         return dist.MultivariateNormal(q.mean, scale_tril=q.stddev.diag_embed())
 
 
-class LinearGaussian(_LinearNormal):
+class LinearGaussian(LinearNormal):
     """p(z) = N(z; 0, I), p(x | z) = N(x; W z + b, s^2 I), q(z | x) = N(z; V x + c, diag(t^2)): probabilistic PCA.
 
     Marginally p(x) = N(x; b, W W' + s^2 I). W, b and s are learned with V, c and t. W and b start as independent
@@ -260,7 +259,7 @@ class LinearGaussian(_LinearNormal):
         layer.bias.copy_(torch.cat([-v @ self.bias, unconstrained(t)]))
 
 
-class GaussianToy(_LinearNormal):
+class GaussianToy(LinearNormal):
     """p(z) = N(z; mu, I), p(x | z) = N(x; z, I), q(z | x) = N(z; A x + b, v I): mu, A and b are learned.
 
     The model on which the signal-to-noise ratio of gradient estimators was studied: tighter bounds give worse
@@ -423,22 +422,17 @@ class BernoulliToy(_Exact):
     def _log_joint(self, x: Tensor) -> Tensor:
         """log p(x, z), `(B, 2^D)`."""
         z = self.latents()
-        log_prior = _log_bernoulli(z, self.vae.prior.logits[None]).T  # (1, 2^D)
-        return log_prior + _log_bernoulli(self._data(x), self.vae.likelihood.network(z))
+        log_prior = log_bernoulli(z, self.vae.prior.logits[None]).T  # (1, 2^D)
+        return log_prior + log_bernoulli(self._data(x), self.vae.likelihood.network(z))
 
     def _log_q(self, x: Tensor) -> Tensor:
         """log q(z | x), `(B, 2^D)`."""
-        return _log_bernoulli(self.latents(), self.vae.encoder.network(self._data(x))).T
+        return log_bernoulli(self.latents(), self.vae.encoder.network(self._data(x))).T
 
 
 def _eye(like: Tensor) -> Tensor:
     """I, of the size, type and device of a vector."""
     return torch.eye(len(like)).to(like)
-
-
-def _log_bernoulli(values: Tensor, logits: Tensor) -> Tensor:
-    """log prod_d Bernoulli(v_d; sigmoid(l_d)) of each v `(V, D)` for each l `(L, D)`: `(V, L)`."""
-    return values @ logits.T + logsigmoid(-logits).sum(-1)
 
 
 @torch.no_grad()

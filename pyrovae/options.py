@@ -41,8 +41,13 @@ class Parser(ArgumentParser):
         self.exit(2)
 
 
-def command(main: Callable[[], None]) -> None:
-    """Run a script's main function; end a user's mistake with one line and exit code 2."""
+def command(main: Callable[[], None], interrupted: str = "--resume goes on from the last epoch that ended") -> None:
+    """Run a script's main function; end a user's mistake with one line and exit code 2.
+
+    Args:
+        main: the function.
+        interrupted: what to say of how to go on, if the user interrupts it.
+    """
     sys.path.append(str(Path.cwd()))  # where import paths given as options are looked for
     try:
         main()
@@ -50,7 +55,7 @@ def command(main: Callable[[], None]) -> None:
         sys.stderr.write(f"error: {_one_line(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: --resume goes on from the last epoch that ended\n")
+        sys.stderr.write(f"interrupted: {interrupted}\n")
         sys.exit(130)
 
 

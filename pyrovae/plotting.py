@@ -1,6 +1,6 @@
 """Figures: each takes tensors and returns a matplotlib `Figure`; nothing is computed here but the layout."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 
 import matplotlib
@@ -8,10 +8,21 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-__all__ = ["decoded_grid", "latent_means", "reconstructions", "samples", "training_curves"]
+__all__ = [
+    "decoded_grid",
+    "latent_means",
+    "learning_curves",
+    "paired_differences",
+    "reconstructions",
+    "samples",
+    "signal_to_noise",
+    "tightness",
+    "training_curves",
+]
 
 _STYLE = {
     "font.size": 14,
@@ -169,9 +180,208 @@ def training_curves(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def _zoom(axes: Axes) -> None:
-    """Leave the steep beginning of the curves, a twentieth, out of view, so that the rest can be read."""
-    kept = [value for line in axes.lines for value in line.get_ydata()[len(line.get_ydata()) // 20 :]]
+@_styled
+def learning_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> Figure:
+    """ELBO and log p(x) of validation data over epochs and over seconds of training, a colour for each entry.
+
+    A thin line is a seed. Over epochs, a thick one is the mean of an entry's seeds, as far as all of them go.
+
+    Args:
+        histories: by the name of an entry, for each seed its rows as `fit` returns them: `epoch`, `seconds` of the
+            epoch, `valid_elbo` and `valid_log_likelihood`, which has no panel where no row has it.
+
+    Example:
+        >>> rows = [{"epoch": e, "seconds": 2.0, "valid_elbo": -9 / e, "valid_log_likelihood": -8 / e} for e in (1, 2)]
+        >>> figure = learning_curves({"ELBO": [rows, rows], "IWAE": [rows, rows]})
+        >>> [axes.get_ylabel() for axes in figure.axes[::2]]
+        ['ELBO (nats)', 'log p(x) (nats)']
+    """
+    known = {key for seeds in histories.values() for rows in seeds for row in rows for key in row}
+    names = {"valid_elbo": "ELBO", "valid_log_likelihood": "log p(x)"}
+    names = {key: name for key, name in names.items() if key in known or key == "valid_elbo"}
+    figure = Figure(figsize=(11 + _width(histories), 0.8 + 3.8 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), 2, sharex="col", sharey="row", squeeze=False)
+    colors = _colors(histories)
+    for (by_epoch, by_second), (key, name) in zip(panels, names.items(), strict=True):
+        for entry, seeds in histories.items():
+            _seeds(by_epoch, by_second, [[row for row in rows if key in row] for rows in seeds], key, colors[entry])
+        _zoom(by_epoch, share=4)  # for entries differ by less than a model learns in an epoch
+        by_epoch.set(ylabel=f"{name} (nats)")
+    by_epoch.set(xlabel="epoch", xlim=(0, None))
+    by_epoch.xaxis.get_major_locator().set_params(integer=True)
+    by_second.set(xlabel="seconds of training", xlim=(0, None))
+    figure.suptitle("Validation data")
+    _legend(figure, colors)
+    return figure
+
+
+@_styled
+def tightness(
+    num_particles: Sequence[int], bounds: Mapping[str, Sequence[float]], exact: Mapping[str, float] | None = None
+) -> Figure:
+    """Importance weighted bounds of trained models over the number of particles, below log p(x) where it is known.
+
+    Args:
+        num_particles: K of each bound.
+        bounds: by the name of an entry, its bounds in nats, one for each K.
+        exact: by the name of an entry, its log p(x) in nats, for those where it is known.
+
+    References:
+        Burda et al. (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> figure = tightness([1, 10, 100], {"ELBO": [-9.0, -8.5, -8.1], "IWAE": [-9.2, -8.3, -8.0]}, {"IWAE": -7.9})
+        >>> [text.get_text() for text in figure.legends[0].get_texts()]
+        ['ELBO', 'IWAE', 'exact log p(x)']
+    """
+    figure = Figure(figsize=(8 + _width(bounds), 5.5), layout="constrained")
+    axes = figure.subplots()
+    colors = _colors(bounds)
+    for entry, values in bounds.items():
+        axes.plot(num_particles, values, "o-", color=colors[entry])
+        if entry in (exact or {}):
+            axes.axhline(exact[entry], color=colors[entry], linestyle="--")
+    axes.set_xscale("log")
+    shown = _apart(sorted(num_particles))
+    axes.set_xticks(shown, [str(k) for k in shown])
+    axes.minorticks_off()
+    axes.set(xlabel="particles K", ylabel="K-sample bound (nats)", title="How tight is the bound?")
+    dashed = [Line2D([], [], color="black", linestyle="--", label="exact log p(x)")]
+    _legend(figure, colors, dashed if exact else [])
+    return figure
+
+
+@_styled
+def paired_differences(
+    rows: Sequence[Mapping[str, str | float | bool]], quantity: str = "log p(x)", level: float = 0.95
+) -> Figure:
+    """Differences of entries with their intervals, in colour and filled where the interval leaves 0 out.
+
+    Args:
+        rows: `entry`, `minus`, `difference`, `low`, `high` and `real` of each pair, as `paired.differences` gives them.
+        quantity: what differs.
+        level: of the intervals, jointly.
+
+    Example:
+        >>> row = {"entry": "IWAE", "minus": "ELBO", "difference": 1.0, "low": 0.5, "high": 1.5, "real": True}
+        >>> [label.get_text() for label in paired_differences([row]).axes[0].get_yticklabels()]
+        ['IWAE - ELBO']
+    """
+    labels = [f"{row['entry']} - {row['minus']}" for row in rows]
+    figure = Figure(figsize=(7 + _width(labels), 2.2 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="black", linewidth=1)
+    for i, row in enumerate(rows):
+        color = "tab:blue" if row["real"] else "tab:gray"
+        axes.plot([row["low"], row["high"]], [i, i], color=color)
+        axes.plot(row["difference"], i, "o", color=color, markerfacecolor=color if row["real"] else "white")
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    title = f"{100 * level:g} % intervals, simultaneous\nin blue: 0 lies outside"
+    axes.set(xlabel=f"difference of {quantity} (nats)", title=title)
+    return figure
+
+
+def _seeds(
+    by_epoch: Axes, by_second: Axes, seeds: Sequence[Sequence[Mapping[str, float]]], key: str, color: tuple
+) -> None:
+    """A line for each seed on both axes, and on the first their mean."""
+    for rows in seeds:
+        values = [row[key] for row in rows]
+        style = {"color": color, "marker": "o" if len(rows) == 1 else "", "linewidth": 2 if len(seeds) == 1 else 1.2}
+        by_epoch.plot([row["epoch"] for row in rows], values, **style)
+        by_second.plot(np.cumsum([row["seconds"] for row in rows]), values, **style)
+    if len(seeds) > 1:
+        together = list(zip(*seeds, strict=False))  # as many epochs as the shortest history has
+        mean = [np.mean([row[key] for row in rows]) for rows in together]
+        by_epoch.plot([rows[0]["epoch"] for rows in together], mean, color=color, linewidth=3)
+
+
+def _colors(names: Iterable[str]) -> dict[str, tuple]:
+    """A colour for each name, as unlike each other as can be."""
+    names = list(names)
+    few = len(names) <= 10
+    colors = matplotlib.colormaps["tab10" if few else "turbo"]
+    return {name: colors(i if few else i / (len(names) - 1)) for i, name in enumerate(names)}
+
+
+def _legend(figure: Figure, colors: Mapping[str, tuple], more: Sequence[Line2D] = ()) -> None:
+    """One legend for all axes, beside them."""
+    lines = [Line2D([], [], color=color, linewidth=3, label=name) for name, color in colors.items()]
+    figure.legend(handles=[*lines, *more], loc="outside right upper")
+
+
+def _width(names: Iterable[str]) -> float:
+    """Inches that the longest of the names takes, about."""
+    return 0.11 * max(map(len, names), default=0)
+
+
+def _apart(numbers: Sequence[int], share: float = 0.08) -> list[int]:
+    """Of rising numbers those a share of the logarithmic axis apart, so that there is room to write them."""
+    shown = list(numbers[:1])
+    for number in numbers[1:]:
+        if np.log(number / shown[-1]) >= share * np.log(numbers[-1] / numbers[0]) > 0:
+            shown.append(number)
+    return shown
+
+
+@_styled
+def signal_to_noise(rows: Sequence[Mapping[str, str | int | float]]) -> Figure:
+    """The signal-to-noise ratio of gradient estimates over K on logarithmic axes, a panel for each block.
+
+    Dashed lines have the slopes of K^(1/2) and K^(-1/2). A ratio of 0, or infinite as without noise, is left out.
+
+    Args:
+        rows: as `gradient_study.gradient_study` returns.
+
+    Example:
+        >>> row = {"pair": "IWAE", "block": "inference", "snr_std_error": 0.1}
+        >>> rows = [row | {"num_particles": k, "snr": k**-0.5} for k in (1, 10, 100)]
+        >>> [axes.get_title() for axes in signal_to_noise(rows).axes]
+        ['inference']
+    """
+    blocks, pairs = (list(dict.fromkeys(row[key] for row in rows)) for key in ("block", "pair"))
+    figure = Figure(figsize=(5.6 * len(blocks) + 1 + _width(pairs), 4.6), layout="constrained")
+    colors = _colors(pairs)
+    for axes, block in zip(figure.subplots(1, len(blocks), squeeze=False)[0], blocks, strict=True):
+        of_block = [row for row in rows if row["block"] == block]
+        for pair, color in colors.items():
+            _ratios(axes, [row for row in of_block if row["pair"] == pair], color)
+        axes.set(xscale="log", yscale="log", title=block, xlabel="number of particles $K$")
+        _slopes(axes, of_block)
+    figure.axes[0].set_ylabel("signal-to-noise ratio")
+    _legend(figure, colors)
+    return figure
+
+
+def _ratios(axes: Axes, rows: Sequence[Mapping[str, str | int | float]], color: tuple) -> None:
+    """A line with error bars, without the ratios that logarithmic axes cannot show."""
+    k, ratio, error = ([row[key] for row in rows] for key in ("num_particles", "snr", "snr_std_error"))
+    ratio = [r if 0 < r < np.inf else np.nan for r in ratio]
+    axes.errorbar(k, ratio, error, color=color, marker="o", markersize=5, elinewidth=1.5, capsize=3)
+
+
+def _slopes(axes: Axes, rows: Sequence[Mapping[str, str | int | float]]) -> None:
+    """K^(1/2) and K^(-1/2) from the middle of the first ratios, and axes that hold both these and the ratios."""
+    ks = sorted({row["num_particles"] for row in rows})
+    shown = [(row["num_particles"], row["snr"]) for row in rows if 0 < row["snr"] < np.inf]
+    first = min((k for k, _ in shown), default=1)
+    start = np.exp(np.mean([np.log(snr) for k, snr in shown if k == first] or [0.0]))
+    ends = {name: start * (ks[-1] / ks[0]) ** power for name, power in (("1/2", 0.5), ("-1/2", -0.5))}
+    for name, end in ends.items() if len(ks) > 1 else ():
+        axes.plot([ks[0], ks[-1]], [start, end], "--", color="lightgrey", linewidth=1.5, zorder=0)
+        style = {"textcoords": "offset points", "va": "center", "color": "grey", "fontsize": 13}
+        axes.annotate(rf"$\propto K^{{{name}}}$", (ks[-1], end), xytext=(6, 0), annotation_clip=False, **style)
+    values = [*(snr for _, snr in shown), *ends.values()]
+    axes.set_ylim(min(values) / 1.6, max(values) * 1.6)
+    written = _apart(ks, 0.13)
+    axes.set_xticks(written, [str(k) for k in written])
+    axes.set_xticks([], minor=True)
+
+
+def _zoom(axes: Axes, share: int = 20) -> None:
+    """Leave the steep beginning of the curves, one of `share` parts, out of view, so that the rest can be read."""
+    kept = [value for line in axes.lines for value in line.get_ydata()[len(line.get_ydata()) // share :]]
     if kept and max(kept) > min(kept):
         margin = 0.1 * (max(kept) - min(kept))
         axes.set_ylim(min(kept) - margin, max(kept) + margin)

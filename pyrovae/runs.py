@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import Namespace
@@ -101,6 +101,12 @@ def build(
     return vae.to(place), dataset
 
 
+def prepare(options: Namespace) -> tuple[VAE, Dataset, dict[str, Any]]:
+    """A VAE, its data, and all that options describe, by the option's name."""
+    arguments = vars(parser().instantiate(options))
+    return *build(**_for(build, arguments)), arguments
+
+
 def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
     """Build, fit and keep a run in a folder, from which `load` gives it back.
 
@@ -109,8 +115,7 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
         FileNotFoundError: if data, or the checkpoint to resume, are missing.
     """
     folder = Path(folder)
-    arguments = vars(parser().instantiate(options))
-    vae, dataset = build(**_for(build, arguments))
+    vae, dataset, arguments = prepare(options)
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / CONFIG) as path:
         path.write_text(parser().dump(options, skip_unset=False))
@@ -160,15 +165,22 @@ def load(folder: str | Path) -> Run:
         raise FileNotFoundError(f"no run in '{folder}': it has no {CONFIG}")
     state = read_checkpoint(folder / CHECKPOINT)
     options = parser().parse_path(folder / CONFIG)
-    vae, dataset = build(**_for(build, vars(parser().instantiate(options))))
+    vae, dataset, _ = prepare(options)
     vae.load_state_dict(state["values"]["best"] or state["parts"]["vae"])
     return Run(vae.eval(), dataset, History(state["values"]["history"]), options)
 
 
-def score(run: Run, num_samples: int, seed: int) -> dict:
-    """What `metrics.json` holds: `evaluation.metrics` of the test data, training time, and the protocol of the data."""
+def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | None = None) -> dict:
+    """What `metrics.json` holds: `evaluation.metrics` of the test data, training time, and the protocol of the data.
+
+    Args:
+        run: the run.
+        num_samples: K, draws for each datum for log p(x).
+        seed: of the draws.
+        scores: those of the test data, if they are there already.
+    """
     return {
-        **evaluation.metrics(run.vae, run.dataset.test, num_samples, seed),
+        **evaluation.metrics(run.vae, run.dataset.test, num_samples, seed, scores),
         "evaluated_on": "test",
         "seed": seed,
         "epochs": len(run.history),
@@ -238,10 +250,14 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
         raise ValueError(f"'{folder}' keeps a run already: give --resume to go on with it, or another --out")
     for name in ("config", "out", "resume"):
         options.pop(name)
-    # So that the run can be read from any folder.
+    anchor(options)
+    return options, folder, resume
+
+
+def anchor(options: Namespace) -> None:
+    """Make paths absolute, so that the run can be read from any folder."""
     options.root = str(Path(options.root).resolve())
     options.data = options.data if options.data in NAMES else str(Path(options.data).resolve())
-    return options, folder, resume
 
 
 def _folder(options: Namespace) -> Path:

@@ -99,7 +99,9 @@ CHANNELS = pytest.mark.parametrize("channels", [1, 3])
 
 
 def test_every_public_function_is_looked_at():
-    assert {name.replace("decoded_path", "decoded_grid") for name in all_figures()} == set(plotting.__all__)
+    here = {name.replace("decoded_path", "decoded_grid") for name in all_figures()}
+    elsewhere = {"learning_curves", "tightness", "paired_differences", "signal_to_noise"}  # each in a file of its own
+    assert here | elsewhere == set(plotting.__all__)
 
 
 @FIGURES

@@ -1,0 +1,295 @@
+"""Comparisons: entries trained under equal conditions, with several seeds, scored alike, and their differences.
+
+An entry is a run's options; a cell is an entry with a seed, trained and scored in a folder of its own. All cells of a
+seed have the same data in the same order and start alike; all cells are scored on the same test data by the same
+evaluator. Cells that are finished are never computed again, and tables are made of what the cells keep.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro.infer
+import torch
+from jsonargparse import Namespace
+from torch import Tensor
+
+from pyrovae import evaluation, known, runs
+from pyrovae.files import whole
+from pyrovae.gradient_study import decoder_evaluations, gradient_study
+from pyrovae.options import Parser
+from pyrovae.vae import VAE
+
+__all__ = ["Cell", "Comparison", "parse", "parser", "run", "signal_to_noise", "train"]
+
+DEFAULTS = (
+    "ELBO/Pathwise: --objective ELBO --objective.gradient Pathwise",
+    "ELBO/STL: --objective ELBO --objective.gradient STL",
+    "IWAE-8/Pathwise: --objective IWAE --objective.num_particles 8 --objective.gradient Pathwise",
+    "IWAE-8/DReG: --objective IWAE --objective.num_particles 8 --objective.gradient DReG",
+)
+SCORES, SNR = "scores.npz", "signal_to_noise.json"
+_K = tuple(2**i for i in range(7))  # of the signal-to-noise ratio against K
+_DRAWS = 100  # gradients for a signal-to-noise ratio
+_TIGHT = 1000  # test data, and draws for each, for bounds against K
+
+
+class Cell(NamedTuple):
+    """An entry with a seed: a run's options, and the folder that keeps it."""
+
+    entry: str
+    options: Namespace
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has been trained and scored; `metrics.json` is written last."""
+        return (self.folder / runs.METRICS).exists()
+
+
+class Comparison(NamedTuple):
+    """What is compared: the options of each entry, by its name, and the seeds that each is trained with."""
+
+    entries: dict[str, Namespace]
+    seeds: tuple[int, ...]
+    folder: Path
+
+    def cells(self) -> Iterator[Cell]:
+        """Each entry with each seed, seed by seed, so that what is there early is of all entries."""
+        for seed in self.seeds:
+            for name, options in self.entries.items():
+                seeded = Namespace(**{**vars(options), "seed": seed})
+                yield Cell(name, seeded, self.folder / "cells" / slug(name) / f"seed-{seed}")
+
+
+def slug(name: str) -> str:
+    """The name of an entry as that of a file."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def parser() -> Parser:
+    """The options of a comparison: those that all entries share, as for a run, the entries, the seeds, the budget."""
+    parser = runs.parser()
+    parser.description = (
+        "Compare objectives, gradient estimators, priors, likelihoods or encoders under equal conditions."
+    )
+    parser.add_argument(
+        "--entries",
+        nargs="+",
+        type=str,
+        default=list(DEFAULTS),
+        help="what is compared, each as 'NAME: OPTIONS', with options of scripts/train.py in which it differs",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="each entry is trained with each of them")
+    parser.add_argument(
+        "--decoder_evaluations",
+        type=float | None,
+        default=None,
+        help="budget of a training in evaluations of p(x | z), whole epochs, in place of --epochs; "
+        "for a budget in seconds give --max_seconds, which replaces --epochs too",
+    )
+    parser.add_argument("--out", type=str, default="runs/comparison", help="folder of the comparison")
+    parser.set_defaults({"valid_num_samples": 50})
+    return parser
+
+
+def parse(arguments: Sequence[str] | None = None) -> Comparison:
+    """The comparison that a command line describes, its budget shared out, each entry built once to see that it can be.
+
+    Raises:
+        ValueError: if entries cannot be told apart or compared, cannot be built, or have no epoch within the budget.
+    """
+    full = parser()
+    options = full.parse_args(arguments)
+    if options.num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2 for a standard error, not {options.num_samples}")
+    if len(set(options.seeds)) < len(options.seeds) or not options.seeds:
+        raise ValueError(f"seeds must be given, each once, not {options.seeds}")
+    if options.seed != full.get_defaults().seed:
+        raise ValueError("a comparison has several seeds: give --seeds")
+    if options.max_seconds is not None and options.decoder_evaluations is not None:
+        raise ValueError("give one budget: --max_seconds or --decoder_evaluations")
+    folder = Path(options.out)
+    text = full.dump(options, skip_unset=False)
+    entries, seeds, budget = options.entries, tuple(options.seeds), options.decoder_evaluations
+    for name in ("config", "entries", "seeds", "decoder_evaluations", "out", "seed"):
+        options.pop(name)
+    if options.max_seconds is not None:
+        options.epochs = 10**6
+    shared = runs.parser().changes(options)
+    comparison = Comparison(dict(_entry(entry, shared) for entry in entries), seeds, folder)
+    if len({slug(name) for name in comparison.entries}) < len(entries):
+        raise ValueError(f"entries need names of their own: {', '.join(entry.partition(':')[0] for entry in entries)}")
+    _check_comparable(comparison.entries, budget)
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / runs.CONFIG) as path:
+        path.write_text(text)
+    return comparison
+
+
+def run(comparison: Comparison) -> None:
+    """Train and score all cells that are not finished, and tell which."""
+    cells = list(comparison.cells())
+    for number, cell in enumerate(cells, 1):
+        print(f"[{number}/{len(cells)}] {cell.entry}, seed {cell.options.seed}", flush=True)
+        train(cell)
+
+
+def train(cell: Cell) -> None:
+    """Train a cell, or go on where it stopped, and score it; a cell that is finished stays as it is.
+
+    Raises:
+        ValueError: if its folder keeps a run of other options.
+    """
+    _check_same(cell)
+    if cell.finished:
+        return
+    run = runs.train(cell.options, cell.folder, resume=(cell.folder / runs.CHECKPOINT).exists())
+    vae, x, seed = run.vae, run.dataset.test, cell.options.seed
+    scores = evaluation.scores(vae, x, cell.options.num_samples, seed)
+    few, draws = x[:_TIGHT], min(cell.options.num_samples, _TIGHT)
+    num_particles = [2**i for i in range(draws.bit_length())]  # 1, 2, 4, ... up to the draws there are
+    exact = known.log_likelihood(vae, few)
+    arrays = {
+        "elbo": scores.elbo.value,  # (N,)
+        "log_likelihood": scores.log_likelihood.value,  # (N,)
+        "num_particles": torch.tensor(num_particles),
+        "bounds": evaluation.bounds(vae, few, num_particles, draws, seed).double().mean(1),  # by K
+        "exact": torch.tensor(float("nan")) if exact is None else exact.double().mean(),
+    }
+    with whole(cell.folder / SCORES) as path:
+        np.savez(path, **{name: array.cpu().numpy() for name, array in arrays.items()})
+    metrics = runs.score(run, cell.options.num_samples, seed, scores) | _cost(run, cell.options)
+    with whole(cell.folder / runs.METRICS) as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def signal_to_noise(comparison: Comparison) -> list[dict[str, Any]]:
+    """The signal-to-noise ratio of each entry's gradients against K, all at the same parameters where that can be.
+
+    The parameters are those of the first entry that has the same model, as the first seed left them. Rows as of
+    `gradient_study`, kept in the comparison's folder.
+    """
+    rows, cells = [], {cell.entry: cell for cell in reversed(list(comparison.cells()))}  # the first seed's
+    for name, options in comparison.entries.items():
+        if "num_particles" not in options.objective.get("init_args", {}):
+            continue
+        alike = (e for e, others in comparison.entries.items() if _model(others) == _model(options))
+        at = cells[next(alike)]
+        settings = {"entry": name, "at": at.entry, "seed": at.options.seed, "objective": _plain(options.objective)}
+        path = comparison.folder / "signal_to_noise" / f"{slug(name)}.json"
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if {key: kept.get(key) for key in settings} != settings:
+            bounds = {k: bound for k in _K if (bound := _with_particles(options, k)) is not None}
+            run = runs.load(at.folder)
+            x = run.dataset.test[: options.batch_size]
+            kept = settings | {"rows": _snr(run.vae, x, name, bounds.__getitem__, list(bounds), at.options.seed)}
+            path.parent.mkdir(exist_ok=True)
+            with whole(path) as beside:
+                beside.write_text(json.dumps(kept, indent=2) + "\n")
+        rows += kept["rows"]
+    return rows
+
+
+def _cost(run: runs.Run, options: Namespace) -> dict[str, float]:
+    """What training took, and the signal-to-noise ratio of the gradients that it ended with."""
+    objective = runs.parser().instantiate(options).objective
+    x = run.dataset.test[: options.batch_size]
+    each = decoder_evaluations(objective, run.vae, x)
+    rows = _snr(run.vae, x, "", lambda num_particles: objective, [objective.num_particles], options.seed)
+    return {
+        "decoder_evaluations": each * len(run.dataset.train) * len(run.history),
+        **{f"snr_{row['block']}": row["snr"] for row in rows},
+    }
+
+
+def _snr(
+    vae: VAE, x: Tensor, name: str, bound: Callable[[int], pyro.infer.ELBO], num_particles: Sequence[int], seed: int
+) -> list[dict[str, Any]]:
+    """Rows of the gradient study of one objective, without a truth, which would take longer than all the rest."""
+    pairs = {name: (lambda num_particles: bound(num_particles), None)}
+    return gradient_study(vae, x, pairs, num_particles, num_draws=_DRAWS, reference_draws=0, seed=seed)
+
+
+def _with_particles(options: Namespace, num_particles: int) -> pyro.infer.ELBO | None:
+    """The entry's objective with another K, if it can be had with that."""
+    options = options.clone()
+    options.objective.init_args.num_particles = num_particles
+    try:
+        return runs.parser().instantiate(options).objective
+    except ValueError:  # some estimators need several draws
+        return None
+
+
+def _entry(entry: str, shared: str) -> tuple[str, Namespace]:
+    """Name and options of 'NAME: OPTIONS', over the options that all entries share."""
+    name, colon, text = entry.partition(":")
+    if not colon or not slug(name.strip()).strip("-."):
+        raise ValueError(
+            f"an entry is given as 'NAME: OPTIONS', such as 'STL: --objective.gradient STL', not '{entry}'"
+        )
+    options = runs.parser().parse_args(["--config", shared, *shlex.split(text)])
+    options.pop("config")
+    runs.anchor(options)
+    return name.strip(), options
+
+
+def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | None) -> None:
+    """Build each entry and differentiate its objective once; set epochs by the budget of decoder evaluations."""
+    first = None
+    for name, options in entries.items():
+        vae, dataset, arguments = runs.prepare(options)
+        x = dataset.test[:2]
+        vae.check(dataset.test, "test")
+        try:
+            each = decoder_evaluations(arguments["objective"], vae, x) * len(dataset.train)
+        except ValueError as error:
+            raise ValueError(f"entry '{name}': {error}") from error
+        if decoder_budget is not None:
+            options.epochs = int(decoder_budget // each)
+            if options.epochs < 1:
+                raise ValueError(
+                    f"an epoch of entry '{name}' takes {each:.3g} decoder evaluations, more than the budget of "
+                    f"{decoder_budget:.3g}"
+                )
+        found = (dataset.protocol, vae.likelihood.support.is_discrete)
+        if first is None:
+            first = (name, *found)
+        elif found[0] != first[1]:
+            raise ValueError(
+                f"entries '{first[0]}' and '{name}' are of different data or different binarization, and numbers of "
+                f"different data cannot be compared: give --binarize and --data for all entries"
+            )
+        elif found[1] != first[2]:
+            raise ValueError(
+                f"entries '{first[0]}' and '{name}' cannot be compared: one gives probabilities of data, the other "
+                f"densities"
+            )
+
+
+def _check_same(cell: Cell) -> None:
+    """Refuse a folder that keeps a run of other options."""
+    path = cell.folder / runs.CONFIG
+    if not path.exists():
+        return
+    saved = runs.parser().parse_path(path)
+    for name in vars(cell.options).keys() - {"device", "data", "root", "config"}:
+        if saved[name] != cell.options[name]:
+            raise ValueError(
+                f"'{cell.folder}' keeps a run with another --{name}: give the comparison another --out, or delete that "
+                f"folder"
+            )
+
+
+def _model(options: Namespace) -> dict[str, Any]:
+    """All options but the objective's."""
+    return {name: value for name, value in vars(options).items() if name not in ("objective", "epochs")}
+
+
+def _plain(options: Namespace) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(options.as_dict()))

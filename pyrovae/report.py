@@ -1,0 +1,159 @@
+"""What a comparison says: tables and figures, made of what its cells keep, and which differences are real."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyrovae import plotting, runs
+from pyrovae.comparison import SCORES, Cell, Comparison, signal_to_noise
+from pyrovae.files import whole
+from pyrovae.paired import difference, differences
+from pyrovae.training import History
+
+__all__ = ["Report", "report", "write_table"]
+
+_QUANTITIES = {"elbo": "ELBO", "log_likelihood": "log p(x)"}
+_MEANS = ("kl", "active_units", "snr_generative", "snr_inference", "epochs", "decoder_evaluations", "seconds")
+
+
+class Report(NamedTuple):
+    """The tables of a comparison: a row for each entry, and one for each pair of entries and quantity."""
+
+    table: pd.DataFrame
+    differences: pd.DataFrame
+
+    def __str__(self) -> str:
+        """Both tables as text, the differences each with what it amounts to."""
+        lines = [_readable(self.table).to_markdown(index=False)]
+        for quantity, rows in self.differences.groupby("quantity", sort=False):
+            lines += ["", f"Differences of {_QUANTITIES[quantity]}, nats, with 95 % intervals over seeds and images:"]
+            names = [f"{row.entry} - {row.minus}" for row in rows.itertuples()]
+            width = max(map(len, names))
+            for name, row in zip(names, rows.itertuples(), strict=True):
+                interval = f"[{row.low:+.3f}, {row.high:+.3f}]"
+                lines.append(f"  {name:{width}} {row.difference:+8.3f} {interval:>20}  {_verdict(row)}")
+        if (self.table["seeds"] == 2).all() and len(self.differences):
+            lines += ["", "With two seeds such an interval holds in 87 to 97 % of cases: for what matters, take five."]
+        return "\n".join(lines)
+
+
+def report(comparison: Comparison) -> Report:
+    """Write the tables and figures of a comparison whose cells are all finished into its folder."""
+    cells: dict[str, list[Cell]] = {name: [] for name in comparison.entries}
+    for cell in comparison.cells():
+        cells[cell.entry].append(cell)
+    metrics = {name: [json.loads((c.folder / runs.METRICS).read_text()) for c in of] for name, of in cells.items()}
+    scores = {name: [_scores(cell) for cell in of] for name, of in cells.items()}
+    values = {
+        quantity: {name: torch.stack([s[quantity] for s in of]).double() for name, of in scores.items()}
+        for quantity in _QUANTITIES
+    }  # each (S, N)
+    table = pd.DataFrame([_row(name, metrics[name], {q: v[name] for q, v in values.items()}) for name in cells])
+    pairs = [{"quantity": q, **row} for q, v in values.items() for row in differences(v)]
+    result = Report(table, pd.DataFrame(pairs))
+    noise = signal_to_noise(comparison)
+    write_table(result.table, comparison.folder / "table")
+    write_table(result.differences, comparison.folder / "differences")
+    _draw(comparison.folder / "figures", cells, scores, result, noise)
+    return result
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV and JSON in full, as Markdown and LaTeX to four digits; the path is without an ending."""
+    texts = {
+        ".csv": table.to_csv(index=False),
+        ".json": table.to_json(orient="records", indent=2, double_precision=15) + "\n",
+        ".md": _rounded(table).to_markdown(index=False) + "\n",
+        ".tex": _rounded(table).to_latex(index=False, escape=True),
+    }
+    for ending, text in texts.items():
+        with whole(path.with_suffix(ending)) as beside:
+            beside.write_text(text)
+
+
+def _row(name: str, metrics: list[dict[str, Any]], values: dict[str, Tensor]) -> dict[str, Any]:
+    """An entry's numbers, means over seeds; standard errors are over seeds and images, Monte Carlo's apart."""
+    row: dict[str, Any] = {"entry": name, "seeds": len(metrics)}
+    for quantity, value in values.items():  # (S, N)
+        mean = difference(value, torch.zeros_like(value))
+        row |= {quantity: mean.value, f"{quantity}_std_error": mean.std_error}
+        row[f"{quantity}_seed_std_error"] = mean.seed_std_error
+        errors = np.array([m[f"{quantity}_std_error"] for m in metrics])
+        row[f"{quantity}_monte_carlo_error"] = float(np.sqrt((errors**2).sum()) / len(errors))
+    return row | {key: float(np.mean([m[key] for m in metrics])) for key in _MEANS if key in metrics[0]}
+
+
+def _verdict(row: Any) -> str:
+    """What an interval says: whether the difference is more than the images and seeds that happened to be drawn."""
+    if row.real:
+        return "real"
+    return "real for these seeds, not told for others" if row.real_for_these_seeds else "not told apart"
+
+
+def _scores(cell: Cell) -> dict[str, Tensor]:
+    with np.load(cell.folder / SCORES) as arrays:
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _draw(
+    folder: Path,
+    cells: dict[str, list[Cell]],
+    scores: dict[str, list[dict[str, Tensor]]],
+    result: Report,
+    noise: list[dict[str, Any]],
+) -> None:
+    """The figures: learning curves, tightness, paired differences, signal-to-noise ratios."""
+    histories = {name: [_history(cell) for cell in of] for name, of in cells.items()}
+    num_particles = next(iter(scores.values()))[0]["num_particles"].tolist()
+    bounds = {name: _mean(s["bounds"] for s in of).tolist() for name, of in scores.items()}
+    exact = {name: _mean(s["exact"] for s in of).item() for name, of in scores.items()}
+    figures = {
+        "learning_curves": plotting.learning_curves(histories),
+        "tightness": plotting.tightness(num_particles, bounds, {k: v for k, v in exact.items() if not np.isnan(v)}),
+    }
+    for quantity, label in _QUANTITIES.items():
+        rows = (
+            result.differences[result.differences["quantity"] == quantity].to_dict("records") if len(cells) > 1 else []
+        )
+        if rows:
+            figures[f"differences_{quantity}"] = plotting.paired_differences(rows, label)
+    if noise:
+        figures["signal_to_noise"] = plotting.signal_to_noise(noise)
+    folder.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        with whole(folder / f"{name}.png") as path:
+            figure.savefig(path)
+
+
+def _mean(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).mean(0)
+
+
+def _history(cell: Cell) -> History:
+    table = pd.read_csv(cell.folder / runs.HISTORY)
+    return History(table.to_dict("records"))
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns to look at first, with errors beside their values."""
+    shown = {"entry": table["entry"]}
+    for quantity, name in _QUANTITIES.items():
+        pairs = zip(table[quantity], table[f"{quantity}_std_error"], strict=True)
+        shown[name] = [f"{value:.2f} ± {error:.2f}" for value, error in pairs]
+    names = {name: name.replace("_", " ").replace("snr", "SNR").replace("kl", "KL") for name in _MEANS if name in table}
+    return pd.DataFrame(shown | {new: table[old] for old, new in names.items()}).pipe(_rounded)
+
+
+def _rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as text of four digits."""
+
+    def text(value: Any) -> Any:
+        return f"{value:.4g}" if isinstance(value, float) else value
+
+    return table.map(text)

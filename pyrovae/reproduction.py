@@ -1,0 +1,136 @@
+"""Reproductions: published protocols, run in full or shortened, and our numbers beside those printed.
+
+A protocol is a YAML file. With `options` it is a comparison, and `published` has the printed numbers; with `study` it
+is a gradient study on the Gaussian toy: `published` has the printed slopes of log SNR against log K.
+"""
+
+import math
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from pyrovae import comparison, exact, gradients, objectives, plotting
+from pyrovae.files import whole
+from pyrovae.gradient_study import gradient_study
+from pyrovae.report import report, write_table
+
+__all__ = ["read", "reproduce", "shortened", "slope"]
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The protocol that a file describes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if not Path(path).exists():
+        names = ", ".join(sorted(other.stem for other in Path(path).parent.glob("*.yaml")))
+        raise FileNotFoundError(f"no protocol '{Path(path).stem}': give one of {names}")
+    protocol = yaml.safe_load(Path(path).read_text())
+    if "like" in protocol:  # the options of another protocol, but for its own
+        base = read(Path(path).with_stem(protocol["like"]))
+        protocol = base | protocol | {"options": base["options"] | protocol["options"]}
+    return protocol
+
+
+def reproduce(protocol: dict[str, Any], folder: str | Path, fraction: float = 1.0, root: str = "data") -> pd.DataFrame:
+    """Run a protocol, keep all of it in a folder, and return our numbers beside the published ones.
+
+    Args:
+        protocol: as `read` gives it.
+        folder: where everything is kept; a run that was stopped goes on there.
+        fraction: of the passes over the data, or of the gradients drawn.
+        root: folder of the data sets.
+
+    Returns:
+        For a comparison a row for each entry, for a gradient study one for each slope, with the columns `ours`,
+        `published` and `difference`, and the errors of ours.
+
+    Raises:
+        ValueError: if the fraction is not within (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be above 0 and at most 1, not {fraction}")
+    folder = Path(folder)
+    run = _study if "study" in protocol else _comparison
+    table = run(protocol, folder, fraction, root)
+    write_table(table, folder / "reproduction")
+    return table
+
+
+def shortened(options: dict[str, Any], fraction: float) -> dict[str, Any]:
+    """Options of a comparison with a fraction of the passes, each stage of the schedule of one at least, and L_1000."""
+    stages = options["scheduler"]["init_args"]["milestones"] if options.get("scheduler") else []
+    lengths = [max(1, round(fraction * (end - start))) for start, end in pairwise([0, *stages, options["epochs"]])]
+    *milestones, epochs = np.cumsum(lengths).tolist()
+    options = {**options, "epochs": epochs, "num_samples": min(options["num_samples"], 1000)}
+    if stages:
+        scheduler = options["scheduler"]
+        options["scheduler"] = {**scheduler, "init_args": {**scheduler["init_args"], "milestones": milestones}}
+    return options
+
+
+def slope(x: np.ndarray, y: np.ndarray, std_error: np.ndarray) -> tuple[float, float]:
+    """sum_i c_i y_i with c_i = (x_i - mean x) / sum_j (x_j - mean x)^2, the least-squares slope, and its error."""
+    c = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    return float(c @ y), float(np.sqrt(c**2 @ std_error**2))
+
+
+def _comparison(protocol: dict[str, Any], folder: Path, fraction: float, root: str) -> pd.DataFrame:
+    options = protocol["options"] if fraction == 1 else shortened(protocol["options"], fraction)
+    chosen = comparison.parse(["--config", yaml.safe_dump(options), "--out", str(folder), "--root", root])
+    comparison.run(chosen)
+    result = report(chosen)
+    print(result, end="\n\n")
+    table = result.table.set_index("entry")
+    rows = []
+    for entry, published in protocol["published"].items():
+        row = table.loc[entry]
+        rows.append(
+            {
+                "entry": entry,
+                "ours": row["log_likelihood"],
+                "published": published["log_likelihood"],
+                "difference": row["log_likelihood"] - published["log_likelihood"],
+                "monte_carlo_error": row["log_likelihood_monte_carlo_error"],
+                "seed_error": row["log_likelihood_seed_std_error"],
+                "active_units": row["active_units"],
+                "published_active_units": published.get("active_units", math.nan),
+                "passes": row["epochs"],
+                "of_passes": protocol["options"]["epochs"],
+                "draws": options["num_samples"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _study(protocol: dict[str, Any], folder: Path, fraction: float, root: str) -> pd.DataFrame:
+    study = protocol["study"]
+    path, num_draws = folder / "signal_to_noise.csv", max(2, round(fraction * study["num_draws"]))
+    if not path.exists() or (rows := pd.read_csv(path))["num_draws"].max() != num_draws:
+        toy = exact.GaussianToy(study["latent_dim"], study["variance"])
+        x = toy.sample(study["data"])
+        toy.solve(x)
+        toy.perturb(study["perturbation"])
+        pairs = {name: [getattr(objectives, b), getattr(gradients, g)] for name, (b, g) in study["pairs"].items()}
+        toy.vae.float()  # twice as fast
+        rows = gradient_study(toy.vae, x.float(), pairs, study["num_particles"], num_draws, reference_draws=0)
+        rows = pd.DataFrame(rows)
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole(path) as beside:
+            rows.to_csv(beside, index=False)
+    with whole(folder / "signal_to_noise.png") as beside:
+        plotting.signal_to_noise(rows.to_dict("records")).savefig(beside)
+    table = []
+    for (curve, published), (low, high) in product(protocol["published"].items(), study["ranges"]):
+        pair, block = curve.split(", ")
+        chosen = rows[(rows["pair"] == pair) & (rows["block"] == block) & rows["num_particles"].between(low, high)]
+        k, snr, error = (chosen[name].to_numpy() for name in ("num_particles", "snr", "snr_std_error"))
+        ours, std_error = slope(np.log(k), np.log(snr), error / snr)
+        row = {"pair": pair, "block": block, "from K": low, "to K": high, "ours": ours, "published": published}
+        table.append(row | {"difference": ours - published, "monte_carlo_error": std_error, "draws": num_draws})
+    return pd.DataFrame(table)
