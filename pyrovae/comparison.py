@@ -135,7 +135,8 @@ def run(comparison: Comparison) -> None:
     """Train and score all cells that are not finished, and tell which."""
     cells = list(comparison.cells())
     for number, cell in enumerate(cells, 1):
-        print(f"[{number}/{len(cells)}] {cell.entry}, seed {cell.options.seed}", flush=True)
+        kept = ": finished before" if cell.finished else ""
+        print(f"[{number}/{len(cells)}] {cell.entry}, seed {cell.options.seed}{kept}", flush=True)
         train(cell)
 
 

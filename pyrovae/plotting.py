@@ -260,7 +260,7 @@ def paired_differences(
     Args:
         rows: `entry`, `minus`, `difference`, `low`, `high` and `real` of each pair, as `paired.differences` gives them.
         quantity: what differs.
-        level: of the intervals, jointly.
+        level: of the intervals.
 
     Example:
         >>> row = {"entry": "IWAE", "minus": "ELBO", "difference": 1.0, "low": 0.5, "high": 1.5, "real": True}
@@ -277,7 +277,7 @@ def paired_differences(
         axes.plot(row["difference"], i, "o", color=color, markerfacecolor=color if row["real"] else "white")
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
-    title = f"{100 * level:g} % intervals, simultaneous\nin blue: 0 lies outside"
+    title = f"{100 * level:g} % intervals over seeds and images\nin blue: 0 lies outside"
     axes.set(xlabel=f"difference of {quantity} (nats)", title=title)
     return figure
 

@@ -58,19 +58,26 @@ def report(comparison: Comparison) -> Report:
     pairs = [{"quantity": q, **row} for q, v in values.items() for row in differences(v)]
     result = Report(table, pd.DataFrame(pairs))
     noise = signal_to_noise(comparison)
-    write_table(result.table, comparison.folder / "table")
+    write_table(result.table, comparison.folder / "table", _readable(result.table))
     write_table(result.differences, comparison.folder / "differences")
     _draw(comparison.folder / "figures", cells, scores, result, noise)
     return result
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV and JSON in full, as Markdown and LaTeX to four digits; the path is without an ending."""
+def write_table(table: pd.DataFrame, path: Path, readable: pd.DataFrame | None = None) -> None:
+    """Write a table as CSV and JSON, and for readers, to four digits unless given as text, as Markdown and LaTeX.
+
+    Args:
+        table: the numbers.
+        path: of the files, without their endings.
+        readable: the table as readers shall see it.
+    """
+    readable = _rounded(table) if readable is None else readable
     texts = {
         ".csv": table.to_csv(index=False),
         ".json": table.to_json(orient="records", indent=2, double_precision=15) + "\n",
-        ".md": _rounded(table).to_markdown(index=False) + "\n",
-        ".tex": _rounded(table).to_latex(index=False, escape=True),
+        ".md": readable.to_markdown(index=False) + "\n",
+        ".tex": readable.to_latex(index=False, escape=True).replace("±", r"$\pm$"),
     }
     for ending, text in texts.items():
         with whole(path.with_suffix(ending)) as beside:

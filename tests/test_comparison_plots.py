@@ -280,10 +280,10 @@ def test_what_is_real_is_coloured_and_filled_and_the_rest_grey():
 
 def test_title_and_axis_name_the_level_and_the_quantity():
     (axes,) = plotting.paired_differences(rows()).axes
-    assert axes.get_title().startswith("95 % intervals, simultaneous")
+    assert axes.get_title().startswith("95 % intervals over seeds and images")
     assert axes.get_xlabel() == "difference of log p(x) (nats)"
     (axes,) = plotting.paired_differences(rows(), quantity="the ELBO", level=0.9).axes
-    assert axes.get_title().startswith("90 % intervals, simultaneous")
+    assert axes.get_title().startswith("90 % intervals over seeds and images")
     assert axes.get_xlabel() == "difference of the ELBO (nats)"
 
 
