@@ -186,3 +186,24 @@ def test_dataset_of_tuples_gives_their_first_elements_in_the_order_of_a_tensor()
 def test_no_data_are_refused(data):
     with pytest.raises(ValueError, match="the data are empty: give at least one datum"):
         make(data)
+
+
+def test_binarization_depends_on_the_seed_alone(kept):
+    grey = Intensities(torch.full((50, 2, 1), 0.5))
+    first = epoch(make(grey, seed=1))
+    torch.manual_seed(99)
+    batches = make(grey, seed=1)
+    drawn = []
+    for x in batches:
+        torch.rand(7)  # what a model draws between batches
+        drawn.append(x)
+    assert torch.equal(torch.cat(drawn), first)
+    assert not torch.equal(epoch(make(grey, seed=2)), first)
+
+
+def test_binarization_goes_on_from_its_state(kept):
+    grey = Intensities(torch.full((50, 2, 1), 0.5))
+    one, other = make(grey), make(grey)
+    epoch(one)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(epoch(other), epoch(one))

@@ -268,3 +268,26 @@ def test_integers_are_no_intensities_and_are_not_called_outside():
     with pytest.raises(ValueError, match=r"floating point.*uint8") as caught:
         Intensities(torch.tensor([0, 1], dtype=torch.uint8))
     assert "outside" not in str(caught.value)
+
+
+# Size of the validation data -----------------------------------------------------------------------------------------
+
+
+def test_what_is_not_kept_for_validation_joins_the_training_data():
+    whole, few = data.load("digits"), data.load("digits", valid_size=10)
+    assert len(few.valid) == few.protocol.valid_size == 10
+    assert torch.equal(torch.cat([few.train, few.valid]), torch.cat([whole.train, whole.valid]))
+    assert torch.equal(torch.cat([few.labels.train, few.labels.valid]), torch.cat([*whole.labels[:2]]))
+    assert torch.equal(few.test, whole.test)
+    assert few.protocol.train_size == len(few.train) == whole.protocol.train_size + len(whole.valid) - 10
+    assert few.protocol.split.endswith("all but the last 10 of valid joined to train")
+
+
+def test_joined_training_data_are_drawn_anew_each_epoch_too():
+    assert isinstance(data.load("digits", "dynamic", valid_size=10).train, Intensities)
+
+
+@pytest.mark.parametrize("size", [0, 10_000])
+def test_a_size_that_cannot_be_kept_is_refused(size):
+    with pytest.raises(ValueError, match=f"valid_size must be from 1 to the 150 validation data there are, not {size}"):
+        data.load("digits", valid_size=size)

@@ -543,7 +543,16 @@ def test_bits_are_learned(gradient):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"epochs": -1}, {"batch_size": 0}, {"patience": 0}, {"encoder_lr": -1.0}, {"clip_norm": 0.0}, {"clip_norm": -1.0}],
+    [
+        {"epochs": -1},
+        {"batch_size": 0},
+        {"patience": 0},
+        {"encoder_lr": -1.0},
+        {"clip_norm": 0.0},
+        {"clip_norm": -1.0},
+        {"max_seconds": 0.0},
+        {"valid_num_samples": 0},
+    ],
 )
 def test_arguments_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
@@ -585,3 +594,24 @@ def test_learned_priors_and_scales_are_trained():
     assert not any(torch.equal(before[name], value) for name, value in parameters(vae).items())
     assert vae.likelihood(torch.zeros(1, 2)).stddev[0, 0].item() == pytest.approx(0.3, rel=0.3)
     assert history["elbo"][-1] > -6
+
+
+# Log p(x) while training, and a time limit ----------------------------------------------------------------------------
+
+
+def test_validation_with_several_draws_estimates_log_p_too():
+    vae, x = make_vae(), make_data(100)
+    history = quiet(vae, x, x, epochs=2, valid_num_samples=20, seed=3)
+    expected = evaluation.log_likelihood(vae, x, 20, seed=3).value.mean().item()
+    assert history["valid_log_likelihood"][-1] == pytest.approx(expected, rel=1e-6)
+    assert history["valid_elbo"][-1] == pytest.approx(evaluation.elbo(vae, x, 20, seed=3).value.mean().item(), rel=1e-6)
+    assert "valid_log_likelihood" not in quiet(make_vae(), x, x, epochs=1)[0]
+
+
+def test_no_epoch_begins_that_would_end_after_the_time_is_up(monkeypatch, tmp_path):
+    now = iter(range(0, 10_000, 5))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))  # read as an epoch begins and as it ends: 5 s each
+    train = partial(quiet, epochs=100, folder=tmp_path, max_seconds=17)
+    assert train(make_vae(), make_data())["seconds"] == [5, 5, 5]
+    assert len(train(make_vae(), make_data(), max_seconds=26, resume=True)) == 5  # what was trained before counts
+    assert len(quiet(make_vae(), make_data(), epochs=100, max_seconds=1)) == 1
