@@ -125,6 +125,8 @@ def parse(arguments: Sequence[str] | None = None) -> Comparison:
     if len({slug(name) for name in comparison.entries}) < len(entries):
         raise ValueError(f"entries need names of their own: {', '.join(entry.partition(':')[0] for entry in entries)}")
     _check_comparable(comparison.entries, budget)
+    for cell in comparison.cells():
+        _check_same(cell)
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / runs.CONFIG) as path:
         path.write_text(text)
@@ -141,12 +143,7 @@ def run(comparison: Comparison) -> None:
 
 
 def train(cell: Cell) -> None:
-    """Train a cell, or go on where it stopped, and score it; a cell that is finished stays as it is.
-
-    Raises:
-        ValueError: if its folder keeps a run of other options.
-    """
-    _check_same(cell)
+    """Train a cell, or go on where it stopped, and score it; a cell that is finished stays as it is."""
     if cell.finished:
         return
     run = runs.train(cell.options, cell.folder, resume=(cell.folder / runs.CHECKPOINT).exists())

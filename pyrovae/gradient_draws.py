@@ -24,7 +24,7 @@ from pyrovae.rng import isolated
 
 __all__ = ["Cost", "Draws", "Problem", "count", "draw_gradients", "flat", "undisturbed"]
 
-_CHUNK = 2**19  # numbers at a site at a time: what a processor's cache holds, which is faster than all data at once
+_CHUNK = {"cpu": 2**19, "cuda": 2**25}  # numbers at a site at a time: what a processor's cache holds, and what memory
 _GROUPS = 16  # of draws, one of which the jackknife leaves out at a time
 
 
@@ -88,7 +88,10 @@ def draw_gradients(
     vae, x, parameters, blocks = problem
     # The batch's mean KL is inside of what free bits and a capacity make of it.
     whole = isinstance(objective, ELBO) and (objective.free_bits or objective.capacity is not None)
-    chunks = x.chunk(1 if whole else math.ceil(len(x) * cost.numbers / _CHUNK))
+    chunk = _CHUNK.get(x.device.type, _CHUNK["cpu"])
+    chunks = x.chunk(1 if whole else math.ceil(len(x) * cost.numbers / chunk))
+    if isinstance(objective, Objective):
+        objective.to(x.device)
     num_groups = min(_GROUPS, num_draws)
     sums = torch.zeros(num_groups, len(truth), dtype=torch.float64, device=truth.device)
     squares, norms, dots = torch.zeros(3, len(blocks), num_draws, dtype=torch.float64, device=truth.device)
@@ -139,7 +142,9 @@ class _Counter(Messenger):
 
 def count(objective: pyro.infer.ELBO, vae: nn.Module, x: Tensor) -> Cost:
     """Run the objective once, under Pyro's validation, and count."""
-    objective = copy.deepcopy(objective)
+    x, objective = x.to(next(vae.parameters()).device), copy.deepcopy(objective)
+    if isinstance(objective, Objective):
+        objective.to(x.device)
     # From outside, where the run by which Pyro's ELBOs guess the nesting of plates is not seen.
     with undisturbed(vae), _Counter() as counter:
         _backward(objective, vae, [x])

@@ -14,7 +14,6 @@ from pyrovae import plotting, runs
 from pyrovae.comparison import SCORES, Cell, Comparison, signal_to_noise
 from pyrovae.files import whole
 from pyrovae.paired import difference, differences
-from pyrovae.training import History
 
 __all__ = ["Report", "report", "write_table"]
 
@@ -56,7 +55,7 @@ def report(comparison: Comparison) -> Report:
     }  # each (S, N)
     table = pd.DataFrame([_row(name, metrics[name], {q: v[name] for q, v in values.items()}) for name in cells])
     pairs = [{"quantity": q, **row} for q, v in values.items() for row in differences(v)]
-    result = Report(table, pd.DataFrame(pairs))
+    result = Report(table, pd.DataFrame(pairs, columns=None if pairs else ["quantity"]))
     noise = signal_to_noise(comparison)
     write_table(result.table, comparison.folder / "table", _readable(result.table))
     write_table(result.differences, comparison.folder / "differences")
@@ -116,7 +115,9 @@ def _draw(
     noise: list[dict[str, Any]],
 ) -> None:
     """The figures: learning curves, tightness, paired differences, signal-to-noise ratios."""
-    histories = {name: [_history(cell) for cell in of] for name, of in cells.items()}
+    histories = {
+        name: [pd.read_csv(cell.folder / runs.HISTORY).to_dict("records") for cell in of] for name, of in cells.items()
+    }
     num_particles = next(iter(scores.values()))[0]["num_particles"].tolist()
     bounds = {name: _mean(s["bounds"] for s in of).tolist() for name, of in scores.items()}
     exact = {name: _mean(s["exact"] for s in of).item() for name, of in scores.items()}
@@ -125,10 +126,7 @@ def _draw(
         "tightness": plotting.tightness(num_particles, bounds, {k: v for k, v in exact.items() if not np.isnan(v)}),
     }
     for quantity, label in _QUANTITIES.items():
-        rows = (
-            result.differences[result.differences["quantity"] == quantity].to_dict("records") if len(cells) > 1 else []
-        )
-        if rows:
+        if rows := result.differences[result.differences["quantity"] == quantity].to_dict("records"):
             figures[f"differences_{quantity}"] = plotting.paired_differences(rows, label)
     if noise:
         figures["signal_to_noise"] = plotting.signal_to_noise(noise)
@@ -140,11 +138,6 @@ def _draw(
 
 def _mean(tensors: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(tensors)).mean(0)
-
-
-def _history(cell: Cell) -> History:
-    table = pd.read_csv(cell.folder / runs.HISTORY)
-    return History(table.to_dict("records"))
 
 
 def _readable(table: pd.DataFrame) -> pd.DataFrame:

@@ -350,7 +350,7 @@ def test_decoder_evaluations_are_counted(objective, programs, count):
 def test_chunks_hold_no_more_than_they_may_and_do_not_change_an_exact_gradient(monkeypatch, numbers, sizes):
     """8 states of z for each datum of 4 dimensions."""
     toy, seen = exact.BernoulliToy(3, 4), []
-    monkeypatch.setattr(gradient_draws, "_CHUNK", numbers)
+    monkeypatch.setitem(gradient_draws._CHUNK, "cpu", numbers)
     toy.vae.encoder.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     rows = study(toy.vae, toy.sample(10), {"ELBO": (objectives.ELBO, Enumerate)}, [1], 2, {"ELBO": toy.elbo})
     assert all(row["bias"] < 1e-12 for row in rows)
@@ -360,7 +360,7 @@ def test_chunks_hold_no_more_than_they_may_and_do_not_change_an_exact_gradient(m
 def test_chunks_leave_the_statistics_of_draws_as_they_are(monkeypatch):
     """A variance's standard error is sqrt(2 / R) = 10 %, or 14 % for d/dt."""
     one = OneDimension()
-    monkeypatch.setattr(gradient_draws, "_CHUNK", 2 * 3)  # two data at a time
+    monkeypatch.setitem(gradient_draws._CHUNK, "cpu", 2 * 3)  # two data at a time
     row = by(study(one, X, ELBO, [3], 200, {"ELBO": one.elbo}, blocks=one.blocks()), block="m")
     assert row["variance"] == pytest.approx(one.moments(X, 3)["m"][1], rel=0.4)
     assert deviation(row) < UNBIASED
@@ -370,7 +370,7 @@ def test_what_is_of_the_batch_as_a_whole_is_not_cut(monkeypatch, linear_gaussian
     model, x = linear_gaussian
     pairs = {"free bits": (partial(objectives.ELBO, free_bits=1.5, analytic_kl=True), None)}
     rows = [study(model.vae, x, pairs, [2], 3)]
-    monkeypatch.setattr(gradient_draws, "_CHUNK", 1)
+    monkeypatch.setitem(gradient_draws._CHUNK, "cpu", 1)
     rows.append(study(model.vae, x, pairs, [2], 3))
     assert untimed(rows[0])[1]["variance"] == untimed(rows[1])[1]["variance"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyrovae
-from pyrovae import gradients, objectives, runs
+from pyrovae import comparison, gradients, objectives, runs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     examples = BLOCKS[1:]
-    assert len(examples) == 5
+    assert len(examples) == 6
     scope = {}
     for code in examples:
         exec(compile(code, "README.md", "exec"), scope)
@@ -96,6 +96,19 @@ def test_the_commands_are_understood(tmp_path, monkeypatch):
     for command in commands:
         if "--resume" not in command:  # that is tested with a run to resume
             runs.parse(shlex.split(command))
+
+
+def test_the_comparisons_can_be_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^\.venv/bin/python scripts/compare\.py(.*)$", README, re.MULTILINE)
+    assert [len(comparison.parse(shlex.split(command)).entries) for command in commands] == [4, 2, 2]
+
+
+def test_the_reproductions_are_those_that_have_a_protocol():
+    names = {path.stem for path in (ROOT / "scripts" / "reproductions").glob("*.yaml")}
+    (table,) = re.findall(r"\| name \| what \|\n\|---\|---\|\n((?:\|.*\n)+)", README)
+    assert set(re.findall(r"`(\w+)`", table)) == names
+    assert set(re.findall(r"^\.venv/bin/python scripts/reproduce\.py (\w+)", README, re.MULTILINE)) <= names
 
 
 def test_figures_and_links_are_there():
