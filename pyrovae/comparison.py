@@ -19,9 +19,12 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyrovae import evaluation, known, runs
+from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.files import whole
 from pyrovae.gradient_study import decoder_evaluations, gradient_study
+from pyrovae.objective import Objective
 from pyrovae.options import Parser
+from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
 __all__ = ["Cell", "Comparison", "parse", "parser", "run", "signal_to_noise", "train"]
@@ -32,7 +35,7 @@ DEFAULTS = (
     "IWAE-8/Pathwise: --objective IWAE --objective.num_particles 8 --objective.gradient Pathwise",
     "IWAE-8/DReG: --objective IWAE --objective.num_particles 8 --objective.gradient DReG",
 )
-SCORES, SNR = "scores.npz", "signal_to_noise.json"
+SCORES, NUMBERS = "scores.npz", "scores.json"  # the second as metrics.json was, until a cell is evaluated by itself
 _K = tuple(2**i for i in range(7))  # of the signal-to-noise ratio against K
 _DRAWS = 100  # gradients for a signal-to-noise ratio
 _TIGHT = 1000  # test data, and draws for each, for bounds against K
@@ -47,8 +50,8 @@ class Cell(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether it has been trained and scored; `metrics.json` is written last."""
-        return (self.folder / runs.METRICS).exists()
+        """Whether it has been trained and scored; `scores.json` is written last."""
+        return (self.folder / NUMBERS).exists()
 
 
 class Comparison(NamedTuple):
@@ -122,11 +125,14 @@ def parse(arguments: Sequence[str] | None = None) -> Comparison:
         options.epochs = 10**6
     shared = runs.parser().changes(options)
     comparison = Comparison(dict(_entry(entry, shared) for entry in entries), seeds, folder)
+    for name, entry in comparison.entries.items():
+        if (entry.seed, entry.num_samples) != (full.get_defaults().seed, options.num_samples):
+            raise ValueError(f"entry '{name}': seeds and num_samples are given for all entries, or scores are unequal")
     if len({slug(name) for name in comparison.entries}) < len(entries):
         raise ValueError(f"entries need names of their own: {', '.join(entry.partition(':')[0] for entry in entries)}")
-    _check_comparable(comparison.entries, budget)
+    checksum = _check_comparable(comparison.entries, budget)
     for cell in comparison.cells():
-        _check_same(cell)
+        _check_same(cell, checksum)
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / runs.CONFIG) as path:
         path.write_text(text)
@@ -146,8 +152,10 @@ def train(cell: Cell) -> None:
     """Train a cell, or go on where it stopped, and score it; a cell that is finished stays as it is."""
     if cell.finished:
         return
-    run = runs.train(cell.options, cell.folder, resume=(cell.folder / runs.CHECKPOINT).exists())
-    vae, x, seed = run.vae, run.dataset.test, cell.options.seed
+    seed = cell.options.seed
+    with isolated(seed, "objective"):  # for a baseline with parameters of its own
+        run = runs.train(cell.options, cell.folder, resume=(cell.folder / runs.CHECKPOINT).exists())
+    vae, x = run.vae, run.dataset.test
     scores = evaluation.scores(vae, x, cell.options.num_samples, seed)
     few, draws = x[:_TIGHT], min(cell.options.num_samples, _TIGHT)
     num_particles = [2**i for i in range(draws.bit_length())]  # 1, 2, 4, ... up to the draws there are
@@ -161,9 +169,10 @@ def train(cell: Cell) -> None:
     }
     with whole(cell.folder / SCORES) as path:
         np.savez(path, **{name: array.cpu().numpy() for name, array in arrays.items()})
-    metrics = runs.score(run, cell.options.num_samples, seed, scores) | _cost(run, cell.options)
-    with whole(cell.folder / runs.METRICS) as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    metrics = runs.score(run, cell.options.num_samples, seed, scores) | _cost(run, cell)
+    for name in (runs.METRICS, NUMBERS):
+        with whole(cell.folder / name) as path:
+            path.write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 def signal_to_noise(comparison: Comparison) -> list[dict[str, Any]]:
@@ -179,6 +188,7 @@ def signal_to_noise(comparison: Comparison) -> list[dict[str, Any]]:
         alike = (e for e, others in comparison.entries.items() if _model(others) == _model(options))
         at = cells[next(alike)]
         settings = {"entry": name, "at": at.entry, "seed": at.options.seed, "objective": _plain(options.objective)}
+        settings["elbo"] = json.loads((at.folder / NUMBERS).read_text())["elbo"]  # as tells the parameters apart
         path = comparison.folder / "signal_to_noise" / f"{slug(name)}.json"
         kept = json.loads(path.read_text()) if path.exists() else {}
         if {key: kept.get(key) for key in settings} != settings:
@@ -193,9 +203,12 @@ def signal_to_noise(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _cost(run: runs.Run, options: Namespace) -> dict[str, float]:
+def _cost(run: runs.Run, cell: Cell) -> dict[str, float]:
     """What training took, and the signal-to-noise ratio of the gradients that it ended with."""
+    options = cell.options
     objective = runs.parser().instantiate(options).objective
+    if isinstance(objective, Objective):  # with what a baseline has learned
+        objective.load_state_dict(read_checkpoint(cell.folder / runs.CHECKPOINT)["parts"]["objective"])
     x = run.dataset.test[: options.batch_size]
     each = decoder_evaluations(objective, run.vae, x)
     rows = _snr(run.vae, x, "", lambda num_particles: objective, [objective.num_particles], options.seed)
@@ -236,8 +249,8 @@ def _entry(entry: str, shared: str) -> tuple[str, Namespace]:
     return name.strip(), options
 
 
-def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | None) -> None:
-    """Build each entry and differentiate its objective once; set epochs by the budget of decoder evaluations."""
+def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | None) -> str:
+    """Build each entry and differentiate its objective once; set epochs by the budget; the checksum of the data."""
     first = None
     for name, options in entries.items():
         vae, dataset, arguments = runs.prepare(options)
@@ -254,6 +267,8 @@ def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | Non
                     f"an epoch of entry '{name}' takes {each:.3g} decoder evaluations, more than the budget of "
                     f"{decoder_budget:.3g}"
                 )
+        if options.epochs < 1:
+            raise ValueError(f"entry '{name}': epochs must be at least 1, not {options.epochs}")
         found = (dataset.protocol, vae.likelihood.support.is_discrete)
         if first is None:
             first = (name, *found)
@@ -267,10 +282,11 @@ def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | Non
                 f"entries '{first[0]}' and '{name}' cannot be compared: one gives probabilities of data, the other "
                 f"densities"
             )
+    return first[1].checksum
 
 
-def _check_same(cell: Cell) -> None:
-    """Refuse a folder that keeps a run of other options."""
+def _check_same(cell: Cell, checksum: str) -> None:
+    """Refuse a folder that keeps a run of other options, or scores of other data."""
     path = cell.folder / runs.CONFIG
     if not path.exists():
         return
@@ -281,6 +297,8 @@ def _check_same(cell: Cell) -> None:
                 f"'{cell.folder}' keeps a run with another --{name}: give the comparison another --out, or delete that "
                 f"folder"
             )
+    if cell.finished and json.loads((cell.folder / NUMBERS).read_text())["checksum"] != checksum:
+        raise ValueError(f"'{cell.folder}' keeps a run on other data: give the comparison another --out")
 
 
 def _model(options: Namespace) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from tqdm import tqdm
 
-from pyrovae.densities import LogDensities, log_densities
+from pyrovae.densities import log_densities
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
@@ -75,16 +75,7 @@ def elbo(vae: VAE, x: Tensor, num_samples: int = 1, seed: int = 0) -> ELBO:
         >>> elbo(vae, torch.zeros(20, 5), num_samples=100).value.shape
         torch.Size([20])
     """
-    batches = []
-    for chunks in _chunks(vae, x, num_samples, seed):
-        terms = [torch.stack([d.reconstruction, d.kl]) for d in chunks]  # each (2, k, B)
-        reconstruction, kl = (sum(t.sum(1) for t in terms) / num_samples).unbind()
-        value = reconstruction - kl
-        squares = sum((t[0] - t[1] - value).square().sum(0) for t in terms)
-        degrees = num_samples - 1
-        std_error = (squares / degrees / num_samples).sqrt() if degrees else torch.full_like(value, math.nan)
-        batches.append(torch.stack([value, std_error, reconstruction, kl]))
-    return ELBO(*torch.cat(batches, -1))
+    return scores(vae, x, num_samples, seed).elbo
 
 
 def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0) -> LogLikelihood:
@@ -110,19 +101,36 @@ def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0) 
         >>> estimate.value.shape, bool((estimate.ess <= 100).all())
         (torch.Size([20]), True)
     """
-    batches = []
-    for chunks in _chunks(vae, x, num_samples, seed):
-        first = second = None  # log sum_k w_k and log sum_k w_k^2, each (B,)
-        for densities in chunks:
-            a, b = densities.log_weight.logsumexp(0), (2 * densities.log_weight).logsumexp(0)
-            first, second = (a, b) if first is None else (torch.logaddexp(first, a), torch.logaddexp(second, b))
+    return scores(vae, x, num_samples, seed).log_likelihood
+
+
+def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> Scores:
+    """`elbo` and `log_likelihood` from the same draws, in one pass.
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`.
+        num_samples: K, draws for each datum.
+        seed: of the draws.
+    """
+    elbos, log_likelihoods = [], []
+    for reconstruction, kl in _terms(vae, x, num_samples, seed):  # (K, B) each
+        log_weight = reconstruction - kl
+        std_error = log_weight.std(0, correction=min(1, num_samples - 1)) / math.sqrt(num_samples)
+        elbos.append([log_weight.mean(0), std_error, reconstruction.mean(0), kl.mean(0)])
+        first, second = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
         ess = (2 * first - second).exp()  # (sum w)^2 / sum w^2
         # Var(mean w) / (mean w)^2 = (K sum w^2 / (sum w)^2 - 1) / (K - 1)
-        std_error = (
-            ((num_samples / ess - 1).clamp(min=0) / (num_samples - 1)).sqrt() if num_samples > 1 else ess * math.nan
-        )
-        batches.append(torch.stack([first - math.log(num_samples), std_error, ess]))
-    return LogLikelihood(*torch.cat(batches, -1))
+        std_error = ((num_samples / ess - 1).clamp(min=0) / max(num_samples - 1, 1)).sqrt()
+        log_likelihoods.append([first - math.log(num_samples), std_error, ess])
+    found = Scores(
+        ELBO(*map(torch.cat, zip(*elbos, strict=True))),
+        LogLikelihood(*map(torch.cat, zip(*log_likelihoods, strict=True))),
+    )
+    if num_samples == 1:  # no standard error
+        found.elbo.std_error.fill_(math.nan)
+        found.log_likelihood.std_error.fill_(math.nan)
+    return found
 
 
 def bounds(vae: VAE, x: Tensor, num_particles: Sequence[int], num_samples: int = 1000, seed: int = 0) -> Tensor:
@@ -160,8 +168,8 @@ def bounds(vae: VAE, x: Tensor, num_particles: Sequence[int], num_samples: int =
             f"num_particles must be numbers from 1 to num_samples, which is {num_samples}, not {list(num_particles)}"
         )
     batches = []
-    for chunks in _chunks(vae, x, num_samples, seed):
-        log_weight = torch.cat([densities.log_weight for densities in chunks])  # (num_samples, B)
+    for reconstruction, kl in _terms(vae, x, num_samples, seed):
+        log_weight = reconstruction - kl  # (num_samples, B)
         groups = [log_weight[: num_samples // k * k].unflatten(0, (-1, k)) for k in num_particles]  # each (n, K, B)
         batches.append(torch.stack([group.logsumexp(1).mean(0) - math.log(group.shape[1]) for group in groups]))
     return torch.cat(batches, -1)
@@ -219,24 +227,6 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
     return ActiveUnits(int((variance > threshold).sum()), variance)
 
 
-def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> Scores:
-    """L(x) and log p(x) of each datum: of the K draws all for log p(x), a tenth of them, at least 2, for L(x).
-
-    Args:
-        vae: the model.
-        x: data, `(N, *event)`.
-        num_samples: K, draws for each datum.
-        seed: of the draws.
-    """
-    return Scores(
-        elbo(vae, x, _elbo_num_samples(num_samples), seed=seed), log_likelihood(vae, x, num_samples, seed=seed)
-    )
-
-
-def _elbo_num_samples(num_samples: int) -> int:
-    return max(num_samples // 10, 2)
-
-
 def metrics(
     vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, per_datum: Scores | None = None
 ) -> dict[str, float | int | list[float] | None]:
@@ -247,7 +237,7 @@ def metrics(
     Args:
         vae: the model.
         x: data, `(N, *event)`.
-        num_samples: K, draws for each datum: all for log p(x), a tenth of them for the ELBO.
+        num_samples: K, draws for each datum.
         seed: of the draws.
         per_datum: scores of the same data and draws, if they are there already.
     """
@@ -264,7 +254,6 @@ def metrics(
         "kl_per_dimension": None if per_dimension is None else per_dimension.tolist(),
         "active_units": active_units(vae, x).value,
         "num_samples": num_samples,
-        "elbo_num_samples": _elbo_num_samples(num_samples),
     }
 
 
@@ -290,8 +279,8 @@ def evaluating(vae: VAE) -> Iterator[None]:
             module.training = training
 
 
-def _chunks(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[Iterator[LogDensities]]:
-    """For each batch of data, the log-densities of K draws, some at a time: `(k, B)` with the k adding up to K."""
+def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each batch of data, log p(x | z) and log q(z | x) - log p(z) of K draws, some at a time, `(K, B)` each."""
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
     vae.check(x)
@@ -303,7 +292,8 @@ def _chunks(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[Iterat
         for batch in tqdm(batches, desc=f"{num_samples} draws for each datum", delay=3, disable=None, leave=False):
             sizes = [min(k, num_samples - start) for start in range(0, num_samples, k)]
             batch = batch.to(_device(vae))
-            yield (log_densities(vae.model, vae.guide, batch, num_samples=size) for size in sizes)
+            drawn = (log_densities(vae.model, vae.guide, batch, num_samples=size) for size in sizes)
+            yield torch.cat([torch.stack([d.reconstruction, d.kl]) for d in drawn], 1).unbind()
 
 
 def _device(vae: VAE) -> torch.device:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import plotting, runs
-from pyrovae.comparison import SCORES, Cell, Comparison, signal_to_noise
+from pyrovae.comparison import NUMBERS, SCORES, Cell, Comparison, signal_to_noise
 from pyrovae.files import whole
 from pyrovae.paired import difference, differences
 
@@ -47,7 +47,7 @@ def report(comparison: Comparison) -> Report:
     cells: dict[str, list[Cell]] = {name: [] for name in comparison.entries}
     for cell in comparison.cells():
         cells[cell.entry].append(cell)
-    metrics = {name: [json.loads((c.folder / runs.METRICS).read_text()) for c in of] for name, of in cells.items()}
+    metrics = {name: [json.loads((c.folder / NUMBERS).read_text()) for c in of] for name, of in cells.items()}
     scores = {name: [_scores(cell) for cell in of] for name, of in cells.items()}
     values = {
         quantity: {name: torch.stack([s[quantity] for s in of]).double() for name, of in scores.items()}
@@ -131,6 +131,8 @@ def _draw(
     if noise:
         figures["signal_to_noise"] = plotting.signal_to_noise(noise)
     folder.mkdir(exist_ok=True)
+    for old in (path for path in folder.glob("*.png") if path.stem not in figures):  # of entries that are left out now
+        old.unlink()
     for name, figure in figures.items():
         with whole(folder / f"{name}.png") as path:
             figure.savefig(path)

@@ -283,10 +283,10 @@ def _epoch(vae: VAE, step: _Step, batches: Batches, schedule: LRScheduler | None
 
 def _validation(vae: VAE, valid: Tensor, num_samples: int, seed: int) -> dict[str, float]:
     with unvalidated():  # a model that diverged gives NaN, of which the caller tells
-        bound = evaluation.elbo(vae, valid, num_samples, seed)
-        terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
-        if num_samples > 1:
-            terms["log_likelihood"] = evaluation.log_likelihood(vae, valid, num_samples, seed).value
+        bound, evidence = evaluation.scores(vae, valid, num_samples, seed)
+    terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
+    if num_samples > 1:
+        terms["log_likelihood"] = evidence.value
     return {f"valid_{name}": value.double().mean().item() for name, value in terms.items()}
 
 
