@@ -20,11 +20,12 @@ from torch import Tensor
 
 from pyrovae import evaluation, known, runs
 from pyrovae.checkpoint import read as read_checkpoint
-from pyrovae.files import whole
+from pyrovae.files import whole, with_nan, write_json
 from pyrovae.gradient_study import decoder_evaluations, gradient_study
 from pyrovae.objective import Objective
 from pyrovae.options import Parser
 from pyrovae.rng import isolated
+from pyrovae.training import fit
 from pyrovae.vae import VAE
 
 __all__ = ["Cell", "Comparison", "parse", "parser", "run", "signal_to_noise", "train"]
@@ -38,6 +39,7 @@ DEFAULTS = (
 SCORES, NUMBERS = "scores.npz", "scores.json"  # the second as metrics.json was, until a cell is evaluated by itself
 _K = tuple(2**i for i in range(7))  # of the signal-to-noise ratio against K
 _DRAWS = 100  # gradients for a signal-to-noise ratio
+_EQUAL = ("seed", "num_samples", "epochs", "max_seconds", "valid_num_samples", "device")  # for a fair comparison
 _TIGHT = 1000  # test data, and draws for each, for bounds against K
 
 
@@ -103,8 +105,19 @@ def parser() -> Parser:
 def parse(arguments: Sequence[str] | None = None) -> Comparison:
     """The comparison that a command line describes, its budget shared out, each entry built once to see that it can be.
 
+    Args:
+        arguments: of the command line, by default the process's own.
+
     Raises:
-        ValueError: if entries cannot be told apart or compared, cannot be built, or have no epoch within the budget.
+        ValueError: if entries cannot be told apart or compared, cannot be built, or have no epoch within the budget, or
+            the folder keeps something else.
+
+    Example:
+        >>> import tempfile
+        >>> entries = ["normal:", "mixture: --prior MixtureOfNormals"]
+        >>> chosen = parse(["--out", tempfile.mkdtemp(), "--seeds", "0", "1", "--entries", *entries])
+        >>> [(cell.entry, cell.options.seed) for cell in chosen.cells()]
+        [('normal', 0), ('mixture', 0), ('normal', 1), ('mixture', 1)]
     """
     full = parser()
     options = full.parse_args(arguments)
@@ -117,6 +130,9 @@ def parse(arguments: Sequence[str] | None = None) -> Comparison:
     if options.max_seconds is not None and options.decoder_evaluations is not None:
         raise ValueError("give one budget: --max_seconds or --decoder_evaluations")
     folder = Path(options.out)
+    if (folder / runs.CHECKPOINT).exists():
+        raise ValueError(f"'{folder}' keeps a run: give the comparison another --out")
+    runs.anchor(options)
     text = full.dump(options, skip_unset=False)
     entries, seeds, budget = options.entries, tuple(options.seeds), options.decoder_evaluations
     for name in ("config", "entries", "seeds", "decoder_evaluations", "out", "seed"):
@@ -124,28 +140,43 @@ def parse(arguments: Sequence[str] | None = None) -> Comparison:
     if options.max_seconds is not None:
         options.epochs = 10**6
     shared = runs.parser().changes(options)
+    shared_options = runs.parser().parse_args(["--config", shared])
     comparison = Comparison(dict(_entry(entry, shared) for entry in entries), seeds, folder)
     for name, entry in comparison.entries.items():
-        if (entry.seed, entry.num_samples) != (full.get_defaults().seed, options.num_samples):
-            raise ValueError(f"entry '{name}': seeds and num_samples are given for all entries, or scores are unequal")
+        for shared_by_all in _EQUAL:
+            if entry.get(shared_by_all) != shared_options.get(shared_by_all):
+                raise ValueError(
+                    f"entry '{name}': --{shared_by_all} is given once, for all entries, or conditions are unequal"
+                )
     if len({slug(name) for name in comparison.entries}) < len(entries):
         raise ValueError(f"entries need names of their own: {', '.join(entry.partition(':')[0] for entry in entries)}")
     checksum = _check_comparable(comparison.entries, budget)
     for cell in comparison.cells():
         _check_same(cell, checksum)
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / runs.CONFIG) as path:
+    with whole(folder / "comparison.yaml") as path:
         path.write_text(text)
     return comparison
 
 
-def run(comparison: Comparison) -> None:
-    """Train and score all cells that are not finished, and tell which."""
-    cells = list(comparison.cells())
+def run(comparison: Comparison) -> Comparison:
+    """Train and score all cells that are not finished, and tell which; the comparison of the entries that could be.
+
+    Raises:
+        ValueError: if training failed for all entries.
+    """
+    cells, failed = list(comparison.cells()), {}
     for number, cell in enumerate(cells, 1):
         kept = ": finished before" if cell.finished else ""
         print(f"[{number}/{len(cells)}] {cell.entry}, seed {cell.options.seed}{kept}", flush=True)
-        train(cell)
+        try:
+            train(cell)
+        except (FloatingPointError, RuntimeError, ValueError) as error:  # of one entry, which shall not stop the others
+            failed[cell.entry] = str(error)
+            print(f"left out: entry '{cell.entry}' failed with seed {cell.options.seed}: {error}", flush=True)
+    if len(failed) == len(comparison.entries):
+        raise ValueError(f"training failed for all entries: {next(iter(failed.values()))}")
+    return comparison._replace(entries={name: o for name, o in comparison.entries.items() if name not in failed})
 
 
 def train(cell: Cell) -> None:
@@ -153,8 +184,7 @@ def train(cell: Cell) -> None:
     if cell.finished:
         return
     seed = cell.options.seed
-    with isolated(seed, "objective"):  # for a baseline with parameters of its own
-        run = runs.train(cell.options, cell.folder, resume=(cell.folder / runs.CHECKPOINT).exists())
+    run = runs.train(cell.options, cell.folder, resume=(cell.folder / runs.CHECKPOINT).exists())
     vae, x = run.vae, run.dataset.test
     scores = evaluation.scores(vae, x, cell.options.num_samples, seed)
     few, draws = x[:_TIGHT], min(cell.options.num_samples, _TIGHT)
@@ -171,8 +201,7 @@ def train(cell: Cell) -> None:
         np.savez(path, **{name: array.cpu().numpy() for name, array in arrays.items()})
     metrics = runs.score(run, cell.options.num_samples, seed, scores) | _cost(run, cell)
     for name in (runs.METRICS, NUMBERS):
-        with whole(cell.folder / name) as path:
-            path.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_json(cell.folder / name, metrics)
 
 
 def signal_to_noise(comparison: Comparison) -> list[dict[str, Any]]:
@@ -197,9 +226,8 @@ def signal_to_noise(comparison: Comparison) -> list[dict[str, Any]]:
             x = run.dataset.test[: options.batch_size]
             kept = settings | {"rows": _snr(run.vae, x, name, bounds.__getitem__, list(bounds), at.options.seed)}
             path.parent.mkdir(exist_ok=True)
-            with whole(path) as beside:
-                beside.write_text(json.dumps(kept, indent=2) + "\n")
-        rows += kept["rows"]
+            write_json(path, kept)
+        rows += map(with_nan, kept["rows"])
     return rows
 
 
@@ -231,7 +259,8 @@ def _with_particles(options: Namespace, num_particles: int) -> pyro.infer.ELBO |
     options = options.clone()
     options.objective.init_args.num_particles = num_particles
     try:
-        return runs.parser().instantiate(options).objective
+        with isolated(options.seed, "objective"):
+            return runs.parser().instantiate(options).objective
     except ValueError:  # some estimators need several draws
         return None
 
@@ -243,7 +272,12 @@ def _entry(entry: str, shared: str) -> tuple[str, Namespace]:
         raise ValueError(
             f"an entry is given as 'NAME: OPTIONS', such as 'STL: --objective.gradient STL', not '{entry}'"
         )
-    options = runs.parser().parse_args(["--config", shared, *shlex.split(text)])
+    parser = runs.parser()
+    parser.exit_on_error = False
+    try:
+        options = parser.parse_args(["--config", shared, *shlex.split(text)])
+    except ValueError as error:
+        raise ValueError(f"entry '{name.strip()}': {error}") from error
     options.pop("config")
     runs.anchor(options)
     return name.strip(), options
@@ -253,11 +287,11 @@ def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | Non
     """Build each entry and differentiate its objective once; set epochs by the budget; the checksum of the data."""
     first = None
     for name, options in entries.items():
-        vae, dataset, arguments = runs.prepare(options)
-        x = dataset.test[:2]
-        vae.check(dataset.test, "test")
         try:
-            each = decoder_evaluations(arguments["objective"], vae, x) * len(dataset.train)
+            vae, dataset, arguments = runs.prepare(options)
+            vae.check(dataset.test, "test")
+            fit(vae, dataset.train, dataset.valid, progress=False, **runs.taken(fit, {**arguments, "epochs": 0}))
+            each = decoder_evaluations(arguments["objective"], vae, dataset.test[:2]) * len(dataset.train)
         except ValueError as error:
             raise ValueError(f"entry '{name}': {error}") from error
         if decoder_budget is not None:

@@ -36,7 +36,9 @@ class Parser(ArgumentParser):
             self._dumping = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Write the line and exit."""
+        """Write the line and exit, or raise it, where a mistake shall not end the process."""
+        if not self.exit_on_error:
+            raise ValueError(_one_line(message)) from ex
         sys.stderr.write(f"error: {_one_line(message)}\n")
         self.exit(2)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae import plotting, runs
 from pyrovae.comparison import NUMBERS, SCORES, Cell, Comparison, signal_to_noise
-from pyrovae.files import whole
+from pyrovae.files import whole, with_nan
 from pyrovae.paired import difference, differences
 
 __all__ = ["Report", "report", "write_table"]
@@ -26,28 +26,34 @@ class Report(NamedTuple):
 
     table: pd.DataFrame
     differences: pd.DataFrame
+    num_samples: int  # K, draws for each datum by which log p(x) is estimated
 
     def __str__(self) -> str:
         """Both tables as text, the differences each with what it amounts to."""
         lines = [_readable(self.table).to_markdown(index=False)]
         for quantity, rows in self.differences.groupby("quantity", sort=False):
-            lines += ["", f"Differences of {_QUANTITIES[quantity]}, nats, with 95 % intervals over seeds and images:"]
+            name = f"log p(x) by {self.num_samples} draws" if quantity == "log_likelihood" else _QUANTITIES[quantity]
+            lines += ["", f"Differences of {name}, nats, with 95 % intervals over seeds and images:"]
             names = [f"{row.entry} - {row.minus}" for row in rows.itertuples()]
             width = max(map(len, names))
             for name, row in zip(names, rows.itertuples(), strict=True):
-                interval = f"[{row.low:+.3f}, {row.high:+.3f}]"
-                lines.append(f"  {name:{width}} {row.difference:+8.3f} {interval:>20}  {_verdict(row)}")
+                interval = f"[{row.low:+.3g}, {row.high:+.3g}]"
+                lines.append(f"  {name:{width}} {row.difference:+8.3g} {interval:>20}  {_verdict(row)}")
         if (self.table["seeds"] == 2).all() and len(self.differences):
             lines += ["", "With two seeds such an interval holds in 87 to 97 % of cases: for what matters, take five."]
         return "\n".join(lines)
 
 
 def report(comparison: Comparison) -> Report:
-    """Write the tables and figures of a comparison whose cells are all finished into its folder."""
+    """Write the tables and figures of a comparison into its folder.
+
+    Args:
+        comparison: one whose cells are all finished, as `comparison.run` gives it back.
+    """
     cells: dict[str, list[Cell]] = {name: [] for name in comparison.entries}
     for cell in comparison.cells():
         cells[cell.entry].append(cell)
-    metrics = {name: [json.loads((c.folder / NUMBERS).read_text()) for c in of] for name, of in cells.items()}
+    metrics = {name: [with_nan(json.loads((c.folder / NUMBERS).read_text())) for c in of] for name, of in cells.items()}
     scores = {name: [_scores(cell) for cell in of] for name, of in cells.items()}
     values = {
         quantity: {name: torch.stack([s[quantity] for s in of]).double() for name, of in scores.items()}
@@ -55,7 +61,8 @@ def report(comparison: Comparison) -> Report:
     }  # each (S, N)
     table = pd.DataFrame([_row(name, metrics[name], {q: v[name] for q, v in values.items()}) for name in cells])
     pairs = [{"quantity": q, **row} for q, v in values.items() for row in differences(v)]
-    result = Report(table, pd.DataFrame(pairs, columns=None if pairs else ["quantity"]))
+    num_samples = next(iter(metrics.values()))[0]["num_samples"]
+    result = Report(table, pd.DataFrame(pairs, columns=None if pairs else ["quantity"]), num_samples)
     noise = signal_to_noise(comparison)
     write_table(result.table, comparison.folder / "table", _readable(result.table))
     write_table(result.differences, comparison.folder / "differences")

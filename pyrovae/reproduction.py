@@ -4,6 +4,7 @@ A protocol is a YAML file. With `options` it is a comparison, and `published` ha
 is a gradient study on the Gaussian toy: `published` has the printed slopes of log SNR against log K.
 """
 
+import json
 import math
 from itertools import pairwise, product
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 import yaml
 
 from pyrovae import comparison, exact, gradients, objectives, plotting
-from pyrovae.files import whole
+from pyrovae.files import whole, with_nan, write_json
 from pyrovae.gradient_study import gradient_study
 from pyrovae.report import report, write_table
 
@@ -83,12 +84,13 @@ def slope(x: np.ndarray, y: np.ndarray, std_error: np.ndarray) -> tuple[float, f
 def _comparison(protocol: dict[str, Any], folder: Path, fraction: float, root: str) -> pd.DataFrame:
     options = protocol["options"] if fraction == 1 else shortened(protocol["options"], fraction)
     chosen = comparison.parse(["--config", yaml.safe_dump(options), "--out", str(folder), "--root", root])
-    comparison.run(chosen)
-    result = report(chosen)
+    result = report(comparison.run(chosen))
     print(result, end="\n\n")
     table = result.table.set_index("entry")
     rows = []
     for entry, published in protocol["published"].items():
+        if entry not in table.index:  # its training failed
+            continue
         row = table.loc[entry]
         rows.append(
             {
@@ -110,19 +112,26 @@ def _comparison(protocol: dict[str, Any], folder: Path, fraction: float, root: s
 
 def _study(protocol: dict[str, Any], folder: Path, fraction: float, root: str) -> pd.DataFrame:
     study = protocol["study"]
-    path, num_draws = folder / "signal_to_noise.csv", max(2, round(fraction * study["num_draws"]))
-    if not path.exists() or (rows := pd.read_csv(path))["num_draws"].max() != num_draws:
-        toy = exact.GaussianToy(study["latent_dim"], study["variance"])
-        x = toy.sample(study["data"])
-        toy.solve(x)
-        toy.perturb(study["perturbation"])
-        pairs = {name: [getattr(objectives, b), getattr(gradients, g)] for name, (b, g) in study["pairs"].items()}
-        toy.vae.float()  # twice as fast
-        rows = gradient_study(toy.vae, x.float(), pairs, study["num_particles"], num_draws, reference_draws=0)
-        rows = pd.DataFrame(rows)
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole(path) as beside:
-            rows.to_csv(beside, index=False)
+    num_draws = max(16, round(fraction * study["num_draws"]))  # as the standard errors need
+    toy = exact.GaussianToy(study["latent_dim"], study["variance"])
+    x = toy.sample(study["data"])
+    toy.solve(x)
+    toy.perturb(study["perturbation"])
+    toy.vae.float()  # twice as fast
+    settings = {name: study[name] for name in ("latent_dim", "variance", "data", "perturbation", "pairs")}
+    rows = []
+    for name, k in product(study["pairs"], study["num_particles"]):
+        path = folder / f"{num_draws} draws" / f"{comparison.slug(name)}-{k}.json"
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if kept.get("settings") != settings:
+            bound, estimator = study["pairs"][name]
+            pair = {name: (getattr(objectives, bound), getattr(gradients, estimator))}
+            found = gradient_study(toy.vae, x.float(), pair, [k], num_draws, reference_draws=0)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"settings": settings, "rows": found})
+        rows += map(with_nan, json.loads(path.read_text())["rows"])
+    rows = pd.DataFrame(rows)
+    write_table(rows, folder / "signal_to_noise")
     with whole(folder / "signal_to_noise.png") as beside:
         plotting.signal_to_noise(rows.to_dict("records")).savefig(beside)
     table = []
@@ -130,6 +139,7 @@ def _study(protocol: dict[str, Any], folder: Path, fraction: float, root: str) -
         pair, block = curve.split(", ")
         chosen = rows[(rows["pair"] == pair) & (rows["block"] == block) & rows["num_particles"].between(low, high)]
         k, snr, error = (chosen[name].to_numpy() for name in ("num_particles", "snr", "snr_std_error"))
+        snr = np.where(snr > 0, snr, np.nan)  # of too few draws to tell it from 0
         ours, std_error = slope(np.log(k), np.log(snr), error / snr)
         row = {"pair": pair, "block": block, "from K": low, "to K": high, "ours": ours, "published": published}
         table.append(row | {"difference": ours - published, "monte_carlo_error": std_error, "draws": num_draws})

@@ -6,7 +6,6 @@
 
 import inspect
 import itertools
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from pyrovae.data import NAMES, Binarize, Dataset
 from pyrovae.data import load as load_data
 from pyrovae.encoders import DiagonalNormal, Encoder
 from pyrovae.figures import draw
-from pyrovae.files import whole
+from pyrovae.files import whole, write_json
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import MLP, Network, Shape
 from pyrovae.options import Parser
@@ -103,8 +102,9 @@ def build(
 
 def prepare(options: Namespace) -> tuple[VAE, Dataset, dict[str, Any]]:
     """A VAE, its data, and all that options describe, by the option's name."""
-    arguments = vars(parser().instantiate(options))
-    return *build(**_for(build, arguments)), arguments
+    with isolated(options.seed, "objective"):  # for a baseline with parameters of its own
+        arguments = vars(parser().instantiate(options))
+    return *build(**taken(build, arguments)), arguments
 
 
 def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
@@ -120,7 +120,7 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
     with whole(folder / CONFIG) as path:
         path.write_text(parser().dump(options, skip_unset=False))
     try:
-        history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **_for(fit, arguments))
+        history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **taken(fit, arguments))
     except Exception:
         if not (folder / HISTORY).exists():  # it failed before it went through the data once: no trace of it remains
             (folder / CONFIG).unlink()
@@ -144,8 +144,7 @@ def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -
         raise ValueError(f"num_samples must be at least 2 for a standard error, not {num_samples}")
     folder = Path(folder)
     metrics = score(run, num_samples, run.options.seed)
-    with whole(folder / METRICS) as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    write_json(folder / METRICS, metrics)
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in draw(run.vae, run.dataset, run.history, tsne, run.options.seed):
         with whole(folder / "figures" / f"{name}.png") as path:
@@ -272,7 +271,7 @@ def _folder(options: Namespace) -> Path:
     raise AssertionError
 
 
-def _for(function: Callable, arguments: dict) -> dict:
+def taken(function: Callable, arguments: dict) -> dict:
     """Of the arguments those that a function takes."""
     return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
 

@@ -176,16 +176,17 @@ def fit(
             history, best = _begin(checkpoint, resume)
         total, done = epochs * len(batches), len(history) * len(batches)
         warm_up = objective.warm_up if ours else 0
-        if warm_up > total:
+        if 0 < total < warm_up:
             warnings.warn(
                 f"training ends after {total} steps, before the schedule of {described(objective)}, which takes "
                 f"{warm_up}: what is maximised at the end is not what it warms up to",
                 stacklevel=2,
             )
         warm_up = math.ceil(warm_up / len(batches))  # in epochs
-        with tqdm(total=total, initial=done, disable=not progress, dynamic_ncols=True) as bar:
+        steps = total if max_seconds is None else None  # else nobody knows how many
+        with tqdm(total=steps, initial=done, disable=not progress, dynamic_ncols=True) as bar:
             while not _is_over(history, epochs, patience, warm_up, max_seconds):
-                bar.set_description(f"epoch {len(history) + 1}/{epochs}")
+                bar.set_description(f"epoch {len(history) + 1}" + (f"/{epochs}" if max_seconds is None else ""))
                 row = {"epoch": len(history) + 1, **_epoch(vae, step, batches, schedule, bar)}
                 _require_finite(row)
                 if valid is not None:

@@ -12,8 +12,7 @@ from pyrovae.report import report
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     chosen = comparison.parse(arguments)
-    comparison.run(chosen)
-    print(report(chosen))
+    print(report(comparison.run(chosen)))
     print(f"kept in {chosen.folder}")
 
 

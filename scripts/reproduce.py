@@ -18,13 +18,16 @@ def main(arguments: list[str] | None = None) -> None:
         "--fraction", type=float, default=1.0, help="of the passes over the data, or the gradients drawn"
     )
     parser.add_argument("--root", type=str, default="data", help="folder of the data sets")
-    parser.add_argument("--out", type=str | None, default=None, help="folder to keep it in; unless given, runs/NAME")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="folder to keep it in; unless given, runs/NAME-FRACTION"
+    )
     choices = parser.parse_args(arguments)
     protocol = reproduction.read(PROTOCOLS / f"{choices.name}.yaml")
     for name in ("title", "protocol", "deviations", "cost"):
         if name in protocol:
             print(f"{name}: {protocol[name]}", flush=True)
-    folder = choices.out or f"runs/{choices.name}"
+    shortened = "" if choices.fraction == 1 else f"-{choices.fraction:g}"
+    folder = choices.out or f"runs/{choices.name}{shortened}"
     table = reproduction.reproduce(protocol, folder, choices.fraction, choices.root)
     print(table.round(3).to_markdown(index=False))
     print(
