@@ -5,10 +5,12 @@ seed have the same data in the same order and start alike; all cells are scored 
 evaluator. Cells that are finished are never computed again, and tables are made of what the cells keep.
 """
 
+import io
 import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -272,12 +274,15 @@ def _entry(entry: str, shared: str) -> tuple[str, Namespace]:
         raise ValueError(
             f"an entry is given as 'NAME: OPTIONS', such as 'STL: --objective.gradient STL', not '{entry}'"
         )
-    parser = runs.parser()
-    parser.exit_on_error = False
+    told = io.StringIO()
     try:
-        options = parser.parse_args(["--config", shared, *shlex.split(text)])
-    except ValueError as error:
-        raise ValueError(f"entry '{name.strip()}': {error}") from error
+        with redirect_stderr(told):
+            options = runs.parser().parse_args(["--config", shared, *shlex.split(text)])
+    except (SystemExit, ValueError) as error:
+        reason = (
+            told.getvalue().removeprefix("error: ").strip() or f"'{text.strip()}' is no choice of options ({error})"
+        )
+        raise ValueError(f"entry '{name.strip()}': {reason}") from None
     options.pop("config")
     runs.anchor(options)
     return name.strip(), options

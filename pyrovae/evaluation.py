@@ -105,13 +105,20 @@ def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0) 
 
 
 def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> Scores:
-    """`elbo` and `log_likelihood` from the same draws, in one pass.
+    """L(x) and log p(x), as `elbo` and `log_likelihood` have them, from the same draws, in one pass.
 
     Args:
         vae: the model.
         x: data, `(N, *event)`.
         num_samples: K, draws for each datum.
         seed: of the draws.
+
+    Example:
+        >>> from pyrovae.exact import LinearGaussian
+        >>> model = LinearGaussian(latent_dim=2, data_dim=5)
+        >>> bound, evidence = scores(model.vae, model.sample(20), num_samples=10)
+        >>> bool((bound.value <= evidence.value).all())
+        True
     """
     elbos, log_likelihoods = [], []
     for reconstruction, kl in _terms(vae, x, num_samples, seed):  # (K, B) each

@@ -36,9 +36,7 @@ class Parser(ArgumentParser):
             self._dumping = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Write the line and exit, or raise it, where a mistake shall not end the process."""
-        if not self.exit_on_error:
-            raise ValueError(_one_line(message)) from ex
+        """Write the line and exit."""
         sys.stderr.write(f"error: {_one_line(message)}\n")
         self.exit(2)
 

@@ -77,6 +77,13 @@ def write_table(table: pd.DataFrame, path: Path, readable: pd.DataFrame | None =
         table: the numbers.
         path: of the files, without their endings.
         readable: the table as readers shall see it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_table(pd.DataFrame({"entry": ["ELBO", "IWAE"], "elbo": [-23.27, -24.38]}), folder / "table")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['table.csv', 'table.json', 'table.md', 'table.tex']
     """
     readable = _rounded(table) if readable is None else readable
     texts = {

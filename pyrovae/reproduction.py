@@ -64,7 +64,16 @@ def reproduce(protocol: dict[str, Any], folder: str | Path, fraction: float = 1.
 
 
 def shortened(options: dict[str, Any], fraction: float) -> dict[str, Any]:
-    """Options of a comparison with a fraction of the passes, each stage of the schedule of one at least, and L_1000."""
+    """Options of a comparison with a fraction of the passes, each stage of the schedule of one at least, and L_1000.
+
+    Args:
+        options: `epochs`, `num_samples` and perhaps a `scheduler` with milestones, as protocols have them.
+        fraction: of the passes.
+
+    Example:
+        >>> shortened({"epochs": 3280, "num_samples": 5000}, 0.005)
+        {'epochs': 16, 'num_samples': 1000}
+    """
     stages = options["scheduler"]["init_args"]["milestones"] if options.get("scheduler") else []
     lengths = [max(1, round(fraction * (end - start))) for start, end in pairwise([0, *stages, options["epochs"]])]
     *milestones, epochs = np.cumsum(lengths).tolist()
@@ -76,7 +85,17 @@ def shortened(options: dict[str, Any], fraction: float) -> dict[str, Any]:
 
 
 def slope(x: np.ndarray, y: np.ndarray, std_error: np.ndarray) -> tuple[float, float]:
-    """sum_i c_i y_i with c_i = (x_i - mean x) / sum_j (x_j - mean x)^2, the least-squares slope, and its error."""
+    """sum_i c_i y_i with c_i = (x_i - mean x) / sum_j (x_j - mean x)^2, the least-squares slope, and its error.
+
+    Args:
+        x: `(n,)`.
+        y: `(n,)`.
+        std_error: of each y, `(n,)`.
+
+    Example:
+        >>> slope(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]), np.array([0.1, 0.1, 0.1]))
+        (2.0, 0.0707)
+    """
     c = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     return float(c @ y), float(np.sqrt(c**2 @ std_error**2))
 
