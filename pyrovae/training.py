@@ -46,9 +46,9 @@ class History(list):
     `objective` is what was maximised; `elbo`, `reconstruction` and `kl` are the ELBO and its terms on the training data
     as the steps met them; `valid_elbo` and so on are the same on the validation data after the epoch, with the same
     noise in all epochs, beside `valid_log_likelihood`, log p(x), if there is more than one draw for each datum;
-    `learning_rate` is the first group's; `seconds` is the epoch's time, with that for telling the ELBO where an estimator
-    does not draw from q(z | x), but without validation.
-    An objective with weights of its own has a column for each of them, as of the epoch's last step.
+    `learning_rate` is the first group's; `seconds` is the epoch's time, with that for telling the ELBO where an
+    estimator does not draw from q(z | x), but without validation. An objective with weights of its own has a column for
+    each of them, as of the epoch's last step.
     """
 
     def __getitem__(self, key: int | slice | str) -> Any:
