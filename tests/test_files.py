@@ -1,4 +1,6 @@
 import io
+import json
+import math
 import os
 import pickle
 import signal
@@ -13,7 +15,7 @@ from torch import nn
 from pyrovae import files
 from pyrovae.batches import Batches
 from pyrovae.checkpoint import Checkpoint, read
-from pyrovae.files import whole
+from pyrovae.files import whole, with_nan, write_json
 
 
 def contents(folder):
@@ -297,3 +299,16 @@ def test_the_malicious_pickle_would_run_if_it_were_trusted(tmp_path):  # so the 
     buffer.seek(0)
     torch.load(buffer, weights_only=False)
     assert (tmp_path / "made").exists()
+
+
+# JSON ----------------------------------------------------------------------------------------------------------------
+
+
+def test_json_has_null_for_what_is_not_finite_and_rows_come_back_with_nan(tmp_path):
+    rows = {"a": math.nan, "b": [math.inf, 1.5, {"c": -math.inf}], "d": 2, "e": "text"}
+    write_json(tmp_path / "x.json", rows)
+    found = json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert found == {"a": None, "b": [None, 1.5, {"c": None}], "d": 2, "e": "text"}
+    row = with_nan(found)
+    assert math.isnan(row["a"])
+    assert row["d"] == 2
