@@ -56,14 +56,14 @@ class LinearNormal(_Exact):
         return self.vae.prior.loc
 
     @property
-    @abstractmethod
     def weight(self) -> Tensor:
-        """W, `(data_dim, D)`."""
+        """W, the decoder's weight as it is, `(data_dim, D)`."""
+        return self.vae.likelihood.network.layers[-1].weight
 
     @property
-    @abstractmethod
     def bias(self) -> Tensor:
-        """b, `(data_dim,)`."""
+        """b, the decoder's bias as it is, `(data_dim,)`."""
+        return self.vae.likelihood.network.layers[-1].bias
 
     @property
     def scale(self) -> Tensor:
@@ -223,16 +223,6 @@ class LinearGaussian(LinearNormal):
             model.bias.copy_(x.mean(0))
         model.solve_encoder()
         return model
-
-    @property
-    def weight(self) -> Tensor:
-        """W, the decoder's weight as it is, `(data_dim, D)`."""
-        return self.vae.likelihood.network.layers[-1].weight
-
-    @property
-    def bias(self) -> Tensor:
-        """b, the decoder's bias as it is, `(data_dim,)`."""
-        return self.vae.likelihood.network.layers[-1].bias
 
     @torch.no_grad()
     def solve_encoder(self) -> None:

@@ -82,14 +82,6 @@ class _Linear(LinearNormal):
     def __init__(self, vae: VAE) -> None:
         self.vae = vae
 
-    @property
-    def weight(self) -> Tensor:
-        return self.vae.likelihood.network.layers[-1].weight
-
-    @property
-    def bias(self) -> Tensor:
-        return self.vae.likelihood.network.layers[-1].bias
-
 
 def _sum(vae: VAE, x: Tensor) -> Tensor:
     """log sum_z p(x, z) over z in {0, 1}^D."""
