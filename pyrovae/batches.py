@@ -1,4 +1,4 @@
-"""Batches of data on a device, in an order, and a binarization, of each epoch's own."""
+"""Batches of data on a device, in an order, and a binarization or dequantization, of each epoch's own."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from pyrovae.data import Intensities
+from pyrovae.drawn import Drawn
 from pyrovae.rng import stream
 
 __all__ = ["Batches"]
@@ -18,11 +18,11 @@ class Batches:
     A tensor that fits on the device is kept there whole, another one, or a `Dataset`, is streamed by a `DataLoader`.
 
     Args:
-        data: tensor `(N, *event)`, `Intensities` to be drawn anew each epoch; or a map-style `Dataset` of data, or of
-            tuples that begin with one.
+        data: tensor `(N, *event)`, `Intensities` and `Levels` to be drawn anew each epoch; or a map-style `Dataset` of
+            data, or of tuples that begin with one.
         batch_size: B, data in a batch; the last batch has what is left.
         shuffle: whether each epoch has an order of its own.
-        seed: of the order and of the binarization, which do not depend on anything else that is random: whatever is
+        seed: of the order and of those draws, which do not depend on anything else that is random: whatever is
             trained from a seed meets the same data.
         device: where the batches shall be.
 
@@ -34,7 +34,7 @@ class Batches:
         if len(data) == 0:
             raise ValueError("the data are empty: give at least one datum")
         self.size, self.batch_size, self.shuffle, self.device = len(data), batch_size, shuffle, device
-        self.drawn = isinstance(data, Intensities)
+        self.drawn = data if isinstance(data, Drawn) else None  # which knows how its values are drawn
         self.unchecked = not isinstance(data, Tensor)  # what is not a tensor is seen for the first time as it streams
         self.resident, self.streamed = None, data
         if isinstance(data, Tensor):
@@ -51,7 +51,7 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.size, generator=self.order) if self.shuffle else torch.arange(self.size)
         for x in self._resident(order) if self.resident is not None else self._streamed(order):
-            yield torch.bernoulli(x, generator=self.noise) if self.drawn else x
+            yield x if self.drawn is None else self.drawn.alike(x).draw(self.noise)
 
     def _resident(self, order: Tensor) -> Iterator[Tensor]:
         for index in order.to(self.device).split(self.batch_size):
@@ -70,11 +70,11 @@ class Batches:
             yield x.to(self.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The states of the order and of the binarization."""
+        """The states of the order and of the draws."""
         return {"order": self.order.get_state(), "noise": self.noise.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with the order and the binarization that `state_dict` gave."""
+        """Go on with the order and the draws that `state_dict` gave."""
         self.order.set_state(state["order"])
         if state["noise"].shape == self.noise.get_state().shape:  # else the run goes on on another kind of device
             self.noise.set_state(state["noise"])

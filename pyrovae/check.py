@@ -16,14 +16,15 @@ from pyrovae.densities import Program
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.sites import check_same_kind, sample_sites
+from pyrovae.supports import describe, scores
 
-__all__ = ["check", "unvalidated"]
+__all__ = ["buffers_restored", "check", "unvalidated"]
 
 _REMEDY = "declare the dimensions of one datum as event by .to_event(n), and put the data in one pyro.plate"
 
 
-def check(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
-    """Compare a model with its guide: the same latent sites and event dimensions, one log-density for each datum.
+def check(model: Program, guide: Program, *args: Any, **kwargs: Any) -> dict[str, dict]:
+    """Compare a model with its guide: the same latent sites, event dimensions and supports, one density for each datum.
 
     The programs are run once; random state and buffers are left as they were.
 
@@ -32,6 +33,9 @@ def check(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
         guide: Pyro program q(z | x), of the same arguments.
         args: arguments of both.
         kwargs: keyword arguments of both.
+
+    Returns:
+        The guide's sites, as Pyro's traces have them, by name.
 
     Raises:
         ValueError: if they differ; the message names the site and both shapes.
@@ -42,7 +46,7 @@ def check(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
         isolated(),
         unvalidated(),
         store.scope(store.get_state()),
-        _buffers_restored(model, guide),
+        buffers_restored(model, guide),
         ModuleParameters(),
     ):
         try:
@@ -59,6 +63,7 @@ def check(model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
     for name, site in q.items():
         if name not in p and not site["infer"].get("is_auxiliary"):
             raise ValueError(f"latent site '{name}' is in the guide but not in the model: give both the same names")
+    return q
 
 
 class _SiteCheck(Messenger):
@@ -93,6 +98,16 @@ def _check_against_guide(p: dict, q: dict | None) -> None:
         )
     else:
         check_same_kind(p, q)
+        _check_supports(p, q)
+
+
+def _check_supports(p: dict, q: dict) -> None:
+    if not scores(p["fn"], q["fn"]):
+        in_model, in_guide = (describe(site["fn"].support) for site in (p, q))
+        raise ValueError(
+            f"site '{p['name']}' lies in {in_model} in the model but in {in_guide} in the guide: give both the same "
+            f"support, or KL(q || p) is infinite"
+        )
 
 
 def _check_batch(site: dict) -> None:
@@ -121,7 +136,7 @@ def unvalidated() -> Iterator[None]:
 
 
 @contextmanager
-def _buffers_restored(*programs: Program) -> Iterator[None]:
+def buffers_restored(*programs: Program) -> Iterator[None]:
     """Undo what running the programs did to the buffers of the modules that they are methods of."""
     owners = {getattr(program, "__self__", program) for program in programs}
     buffers = [b for owner in owners if isinstance(owner, nn.Module) for b in owner.buffers()]

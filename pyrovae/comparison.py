@@ -3,6 +3,9 @@
 An entry is a run's options; a cell is an entry with a seed, trained and scored in a folder of its own. All cells of a
 seed have the same data in the same order and start alike; all cells are scored on the same test data by the same
 evaluator. Cells that are finished are never computed again, and tables are made of what the cells keep.
+
+Entries may differ in dequantization and in likelihoods of probabilities and of densities, if they are of the same
+images: they are compared by the probabilities of these. A density at grey values that were not dequantized is none.
 """
 
 import io
@@ -11,6 +14,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +25,10 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyrovae import evaluation, known, runs
+from pyrovae.bits import log_cell
 from pyrovae.checkpoint import read as read_checkpoint
+from pyrovae.compatibility import require
+from pyrovae.data import Protocol
 from pyrovae.files import whole, with_nan, write_json
 from pyrovae.gradient_study import decoder_evaluations, gradient_study
 from pyrovae.objective import Objective
@@ -59,11 +66,15 @@ class Cell(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What is compared: the options of each entry, by its name, and the seeds that each is trained with."""
+    """What is compared: the options of each entry, by its name, and the seeds that each is trained with.
+
+    An entry's `log_cell` is what turns its log p(x) into log-probabilities of data, or None if nothing does.
+    """
 
     entries: dict[str, Namespace]
     seeds: tuple[int, ...]
     folder: Path
+    log_cell: dict[str, float | None]
 
     def cells(self) -> Iterator[Cell]:
         """Each entry with each seed, seed by seed, so that what is there early is of all entries."""
@@ -71,6 +82,13 @@ class Comparison(NamedTuple):
             for name, options in self.entries.items():
                 seeded = Namespace(**{**vars(options), "seed": seed})
                 yield Cell(name, seeded, self.folder / "cells" / slug(name) / f"seed-{seed}")
+
+
+class Measured(NamedTuple):
+    """What an entry's numbers are of: its data, and what turns its log p(x) into log-probabilities of them."""
+
+    data: Protocol
+    log_cell: float | None
 
 
 def slug(name: str) -> str:
@@ -143,18 +161,19 @@ def parse(arguments: Sequence[str] | None = None) -> Comparison:
         options.epochs = 10**6
     shared = runs.parser().changes(options)
     shared_options = runs.parser().parse_args(["--config", shared])
-    comparison = Comparison(dict(_entry(entry, shared) for entry in entries), seeds, folder)
-    for name, entry in comparison.entries.items():
+    chosen = dict(_entry(entry, shared) for entry in entries)
+    for name, entry in chosen.items():
         for shared_by_all in _EQUAL:
             if entry.get(shared_by_all) != shared_options.get(shared_by_all):
                 raise ValueError(
                     f"entry '{name}': --{shared_by_all} is given once, for all entries, or conditions are unequal"
                 )
-    if len({slug(name) for name in comparison.entries}) < len(entries):
+    if len({slug(name) for name in chosen}) < len(entries):
         raise ValueError(f"entries need names of their own: {', '.join(entry.partition(':')[0] for entry in entries)}")
-    checksum = _check_comparable(comparison.entries, budget)
+    measured = _check_comparable(chosen, budget)
+    comparison = Comparison(chosen, seeds, folder, {name: of.log_cell for name, of in measured.items()})
     for cell in comparison.cells():
-        _check_same(cell, checksum)
+        _check_same(cell, measured[cell.entry].data)
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / "comparison.yaml") as path:
         path.write_text(text)
@@ -288,14 +307,16 @@ def _entry(entry: str, shared: str) -> tuple[str, Namespace]:
     return name.strip(), options
 
 
-def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | None) -> str:
-    """Build each entry and differentiate its objective once; set epochs by the budget; the checksum of the data."""
-    first = None
+def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | None) -> dict[str, Measured]:
+    """Build each entry and differentiate its objective once; set epochs by the budget; what its numbers are of."""
+    found = {}
     for name, options in entries.items():
         try:
             vae, dataset, arguments = runs.prepare(options)
             vae.check(dataset.test, "test")
             fit(vae, dataset.train, dataset.valid, progress=False, **runs.taken(fit, {**arguments, "epochs": 0}))
+            if require(vae, arguments["objective"], dataset.test).at_a_point:
+                raise ValueError("a Delta posterior has neither an ELBO nor log p(x) to compare: leave it out")
             each = decoder_evaluations(arguments["objective"], vae, dataset.test[:2]) * len(dataset.train)
         except ValueError as error:
             raise ValueError(f"entry '{name}': {error}") from error
@@ -308,23 +329,34 @@ def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | Non
                 )
         if options.epochs < 1:
             raise ValueError(f"entry '{name}': epochs must be at least 1, not {options.epochs}")
-        found = (dataset.protocol, vae.likelihood.support.is_discrete)
-        if first is None:
-            first = (name, *found)
-        elif found[0] != first[1]:
-            raise ValueError(
-                f"entries '{first[0]}' and '{name}' are of different data or different binarization, and numbers of "
-                f"different data cannot be compared: give --binarize and --data for all entries"
-            )
-        elif found[1] != first[2]:
-            raise ValueError(
-                f"entries '{first[0]}' and '{name}' cannot be compared: one gives probabilities of data, the other "
-                f"densities"
-            )
-    return first[1].checksum
+        found[name] = Measured(dataset.protocol, log_cell(vae.likelihood, dataset.protocol))
+        _check_same_data(found)
+    return found
 
 
-def _check_same(cell: Cell, checksum: str) -> None:
+def _check_same_data(found: dict[str, Measured]) -> None:
+    """Refuse the last entry if its numbers cannot stand beside those of the first."""
+    first, last = next(iter(found)), next(reversed(found))
+    a, b = found[first], found[last]
+    if _raw(a.data) != _raw(b.data):
+        raise ValueError(
+            f"entries '{first}' and '{last}' are of different data or different binarization, and numbers of "
+            f"different data cannot be compared: give --binarize and --data for all entries"
+        )
+    if a.data.binarize != "none" and (a.log_cell is None) != (b.log_cell is None):
+        raise ValueError(
+            f"entries '{first}' and '{last}' cannot be compared: one gives probabilities of data, the other densities"
+        )
+
+
+def _raw(protocol: Protocol) -> Protocol:
+    """Of the data as they were before dequantization, of which probabilities are."""
+    if protocol.binarize != "none":
+        return protocol
+    return replace(protocol, dequantize=False, binarize_seed=None, checksum=protocol.raw_checksum)
+
+
+def _check_same(cell: Cell, protocol: Protocol) -> None:
     """Refuse a folder that keeps a run of other options, or scores of other data."""
     path = cell.folder / runs.CONFIG
     if not path.exists():
@@ -336,7 +368,7 @@ def _check_same(cell: Cell, checksum: str) -> None:
                 f"'{cell.folder}' keeps a run with another --{name}: give the comparison another --out, or delete that "
                 f"folder"
             )
-    if cell.finished and json.loads((cell.folder / NUMBERS).read_text())["checksum"] != checksum:
+    if cell.finished and json.loads((cell.folder / NUMBERS).read_text())["checksum"] != protocol.checksum:
         raise ValueError(f"'{cell.folder}' keeps a run on other data: give the comparison another --out")
 
 

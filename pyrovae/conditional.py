@@ -1,54 +1,61 @@
 """Conditional densities: a family of distributions whose parameters a network computes."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-Build = Callable[[int], nn.Module]
+Build = Callable[[Callable[[int], int]], nn.Module]
 
 
 class Conditional(nn.Module, ABC):
-    """Abstract p(a | b): the network maps b to the parameters of a, stacked along the first dimension of a's event.
+    """Abstract p(a | b): the network maps b to the parameters of a.
 
-    A family that needs P parameters for each element of an event of shape `(C, H, W)` takes a network whose output is
-    `(P * C, H, W)`, the first C channels being the first parameter, and so on.
+    For an event of shape `(C, H, W)` the network's output is `(num_outputs(C), H, W)`: most families need P parameters
+    for each element, stacked along the first dimension, the first C channels being the first parameter, and so on.
 
     Args:
-        network: maps b to the parameters; or a function that builds it, given P.
-        num_parameters: P, how many parameters each element of a needs.
+        network: maps b to the parameters; or a function that builds it, given `num_outputs`.
+        num_parameters: P, how many parameters each element of a needs, for a family that does not say otherwise.
 
     Raises:
-        ValueError: if the network's output cannot be split into P parameters.
+        ValueError: if no event has as many parameters as the network's output holds.
     """
 
     def __init__(self, network: nn.Module | Build, num_parameters: int = 1) -> None:
         super().__init__()
         self.num_parameters = num_parameters
-        self.network = network if isinstance(network, nn.Module) else network(num_parameters)
-        self._check_divisible(getattr(self.network, "out_shape", (num_parameters,)))
+        self.network = network if isinstance(network, nn.Module) else network(self.num_outputs)
+        if (shape := getattr(self.network, "out_shape", None)) is not None:
+            self._size(shape)
+
+    def num_outputs(self, size: int) -> int:
+        """First dimension of the network's output, for events whose first dimension is `size`; it rises with it."""
+        return self.num_parameters * size
 
     @property
     def event_shape(self) -> tuple[int, ...] | None:
         """Shape of one a, or None for a network that does not tell its `out_shape`."""
-        first, *rest = getattr(self.network, "out_shape", (0,))
-        return (first // self.num_parameters, *rest) if first else None
+        shape = getattr(self.network, "out_shape", None)
+        return None if shape is None else (self._size(shape), *shape[1:])
 
-    def parameters_of(self, b: Tensor, dim: int) -> tuple[Tensor, ...]:
-        """The P parameters of p(a | b), each `(..., *event_shape)`, where the event begins at dimension `dim`."""
+    def output(self, b: Tensor, dim: int) -> Tensor:
+        """What the network gives, `(..., num_outputs(C), *rest)`, where the event begins at dimension `dim`.
+
+        Raises:
+            ValueError: if no event has as many parameters.
+        """
         output = self.network(b)
-        self._check_divisible(output.shape[dim:])
-        return output.chunk(self.num_parameters, dim)
+        self._size(output.shape[dim:])
+        return output
 
-    def _check_divisible(self, shape: tuple[int, ...]) -> None:
-        if shape[0] % self.num_parameters:
+    def _size(self, shape: tuple[int, ...]) -> int:
+        """The first dimension of an event whose parameters have this shape."""
+        size = next(n for n in range(shape[0] + 2) if n > 0 and self.num_outputs(n) >= shape[0])
+        if self.num_outputs(size) != shape[0]:
             raise ValueError(
-                f"{type(self).__name__} needs {self.num_parameters} parameters for each element, but its network "
-                f"{type(self.network).__name__} gives {tuple(shape)}: for events of that shape build it with the "
-                f"output shape {(self.num_parameters * shape[0], *shape[1:])}"
+                f"{type(self).__name__} needs {self.num_outputs(size)} parameters for events of shape "
+                f"{(size, *shape[1:])}, but its network {type(self.network).__name__} gives {tuple(shape)}: build it "
+                f"with the output shape {(self.num_outputs(size), *shape[1:])}"
             )
-
-    @abstractmethod
-    def forward(self, b: Tensor) -> Distribution:
-        """The distribution p(a | b)."""
+        return size

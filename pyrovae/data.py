@@ -1,7 +1,6 @@
-"""Data and their protocol: what was loaded, how it was split, scaled and binarized, kept beside every number."""
+"""Data and their protocol: what was loaded, how it was split, scaled and drawn, kept beside every number."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -11,48 +10,12 @@ import torch
 from torch import Tensor
 
 from pyrovae import sources
+from pyrovae.drawn import Intensities, Levels
 from pyrovae.sources import NAMES
 
-__all__ = ["NAMES", "Binarize", "Dataset", "Intensities", "Labels", "Protocol", "fingerprint", "load"]
+__all__ = ["NAMES", "Binarize", "Dataset", "Intensities", "Labels", "Levels", "Protocol", "fingerprint", "load"]
 
 Binarize = Literal["none", "threshold", "static", "dynamic"]
-
-
-class Intensities(Tensor):
-    """Grey values in [0, 1] that stand for their Bernoulli draws, which `fit` makes anew each epoch (dynamically).
-
-    A tensor like any other, and a plain one after any operation but indexing and moving. `Intensities(x)` makes one.
-
-    References:
-        Salakhutdinov and Murray (2008), On the quantitative analysis of deep belief networks,
-        https://doi.org/10.1145/1390156.1390266
-
-    Example:
-        >>> x = Intensities(torch.tensor([0.0, 0.5, 1.0]))
-        >>> type(x[1:]).__name__, type(x + 0).__name__
-        ('Intensities', 'Tensor')
-    """
-
-    def __new__(cls: type, x: Tensor) -> "Intensities":
-        """See the class."""
-        if not x.is_floating_point():
-            raise ValueError(
-                f"intensities are in floating point, not {x.dtype}: convert them, bytes by x.float() / 255"
-            )
-        if not ((x >= 0) & (x <= 1)).all():
-            raise ValueError(f"intensities lie between 0 and 1, but these go from {x.min():.4g} to {x.max():.4g}")
-        return x.as_subclass(cls)
-
-    @classmethod
-    def __torch_function__(cls, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
-        """Run func on plain tensors; indexing and moving give intensities again."""
-        with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **(kwargs or {}))
-        keeping = (Tensor.__getitem__, Tensor.to, Tensor.cpu, Tensor.cuda, Tensor.clone, Tensor.float, Tensor.double)
-        return result.as_subclass(cls) if func in keeping and result.is_floating_point() else result
-
-    def __deepcopy__(self, memo: dict) -> "Intensities":
-        return memo.setdefault(id(self), self.clone())
 
 
 @dataclass(frozen=True)
@@ -66,9 +29,12 @@ class Protocol:
     test_size: int
     shape: tuple[int, ...]
     scaling: str
+    levels: int | None  # number of grey levels of the raw data; None if they are no grey levels
     binarize: str
-    binarize_seed: int | None
+    dequantize: bool
+    binarize_seed: int | None  # of the draws of valid and test, by binarization or dequantization
     checksum: str  # SHA-256 of train, valid and test, the first 16 digits
+    raw_checksum: str  # the same before binarization or dequantization
 
     def to_dict(self) -> dict:
         """As a dictionary of plain values."""
@@ -85,36 +51,51 @@ class Labels(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tensors `(N, C, H, W)` of images, or `(N, ...)` of other data, with labels where there are any."""
+    """Tensors `(N, C, H, W)` of images, or `(N, ...)` of other data, with labels where there are any.
+
+    The index of sequences `(N, C, T)` tells where their elements were observed, alike for all: `(T,)` or `(T, P)`.
+    """
 
     train: Tensor
     valid: Tensor
     test: Tensor
     labels: Labels | None
     protocol: Protocol
+    index: Tensor | None = None
 
 
 def load(
-    name: str, binarize: Binarize = "none", root: str | Path = "data", seed: int = 0, valid_size: int | None = None
+    name: str,
+    binarize: Binarize = "none",
+    root: str | Path = "data",
+    seed: int = 0,
+    valid_size: int | None = None,
+    dequantize: bool = False,
 ) -> Dataset:
-    """Load a data set by name, or from a file or folder by path, split and binarized under a stated protocol.
+    """Load a data set by name, or from a file or folder by path, split, binarized or dequantized by a stated protocol.
 
     Names: `digits` (scikit-learn's, 8 x 8, needs no network), `mnist`, `fashion_mnist`, `kmnist`, `emnist` (balanced),
     `omniglot` (28 x 28, ink 1), `cifar10`. Paths: a `.npy` file, a `.npz` file with an array `x` (or any one array) or
     with `train` and `test`, `valid` if it has one, and labels `y`, or `train_labels` and so on (or Keras's `x_train`,
-    `y_train`, ...); a folder of images, or of one folder of images for each class. Bytes are
-    divided by 255, unless all are 0 or 1.
+    `y_train`, ...); a `.csv` file of a row for each datum, its labels in a column called `y`, `label` or `class`; a
+    folder of images, or of one folder of images for each class. Bytes are grey values, divided by 255, unless all are
+    0 or 1; other numbers, such as counts, are taken as they are. An array `index` of a `.npz` file, `(T,)` or `(T, P)`,
+    tells where the T elements of every datum were observed: then an array `(N, C, T)` is of sequences, not of images.
 
     Binarization: `none`; `threshold`, x > 1/2; `static`, x ~ Bernoulli(intensity), drawn once by the seed; `dynamic`,
     valid and test drawn once by the seed, train kept as `Intensities`, which `fit` draws anew each epoch.
+
+    Dequantization: grey level k of n becomes (k + u) / n, u ~ U(0, 1), whose density bounds the probability of the
+    level; valid and test drawn once by the seed, train kept as `Levels`, which `fit` draws anew each epoch.
 
     Args:
         name: name or path.
         binarize: `none`, `threshold`, `static` or `dynamic`.
         root: folder of the named sets; what lies there is used, what does not is downloaded to it.
-        seed: of the binarization; splits do not depend on it.
+        seed: of the binarization or dequantization; splits do not depend on it.
         valid_size: how many data to keep for validation, the last ones; the others of them join the training data.
             Unless given, all that the split has.
+        dequantize: whether grey levels are dequantized.
 
     Raises:
         ValueError: for an unknown name, or data that cannot be used: empty, not finite, of unequal shapes.
@@ -122,6 +103,7 @@ def load(
 
     References:
         Burda et al. (2016), https://arxiv.org/abs/1509.00519, for what binarization does to numbers.
+        Theis et al. (2016), https://arxiv.org/abs/1511.01844, for what dequantization does to numbers.
 
     Example:
         >>> digits = load("digits", binarize="dynamic")
@@ -130,15 +112,19 @@ def load(
     """
     if binarize not in get_args(Binarize):
         raise ValueError(f"binarize is one of {', '.join(get_args(Binarize))}, not {binarize!r}")
+    if dequantize and binarize != "none":
+        raise ValueError(f"binarize={binarize!r} leaves no grey levels to dequantize: take one of the two")
     source = sources.read(name, Path(root))
     if valid_size is not None:
         source = source.with_valid(valid_size)
-    parts = [part.x for part in source.parts]
-    for x, part in zip(parts, Labels._fields, strict=True):
+    raw = [part.x for part in source.parts]
+    for x, part in zip(raw, Labels._fields, strict=True):
         _check(x, f"{name} ({part})")
-    if binarize != "none":
-        generator = torch.Generator().manual_seed(seed)
-        parts = [_binarized(x, binarize, generator, train=x is parts[0], name=name) for x in parts]
+    generator = torch.Generator().manual_seed(seed)
+    if dequantize:
+        parts = _dequantized(raw, source.levels, generator, name)
+    else:
+        parts = [_binarized(x, binarize, generator, train=x is raw[0], name=name) for x in raw]
     labels = [part.y for part in source.parts]
     return Dataset(
         *parts,
@@ -151,10 +137,14 @@ def load(
             test_size=len(parts[2]),
             shape=tuple(parts[0].shape[1:]),
             scaling=source.scaling,
+            levels=source.levels,
             binarize=binarize,
-            binarize_seed=seed if binarize in ("static", "dynamic") else None,
+            dequantize=dequantize,
+            binarize_seed=seed if dequantize or binarize in ("static", "dynamic") else None,
             checksum=fingerprint(*parts),
+            raw_checksum=fingerprint(*raw),
         ),
+        index=source.index,
     )
 
 
@@ -166,7 +156,19 @@ def _check(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} holds NaN or infinity, first in datum {first}: remove or impute it")
 
 
+def _dequantized(parts: list[Tensor], levels: int | None, generator: torch.Generator, name: str) -> list[Tensor]:
+    if levels is None:
+        raise ValueError(
+            f"{name} has no known number of grey levels, and dequantize=True is for grey levels: save them as bytes, "
+            f"0 to 255, or load the data with dequantize=False"
+        )
+    train, *others = (Levels(x, levels) for x in parts)
+    return [train, *(x.draw(generator) for x in others)]
+
+
 def _binarized(x: Tensor, binarize: Binarize, generator: torch.Generator, train: bool, name: str) -> Tensor:
+    if binarize == "none":
+        return x
     if x.min() < 0 or x.max() > 1:
         raise ValueError(
             f"{name} has values from {x.min():.4g} to {x.max():.4g}, and binarize={binarize!r} needs intensities in "

@@ -4,13 +4,13 @@
 by site, in nats and free of scales. Nothing else in the library runs the programs to score them.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask, sum_rightmost
@@ -18,7 +18,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.draws import PARTICLES, Enumerated, innermost
+from pyrovae.draws import PARTICLES, Enumerated, is_point
 from pyrovae.sites import (
     Layout,
     base,
@@ -117,6 +117,16 @@ class LogDensities:
     def kl(self) -> Tensor:
         """Log q(z | x) - log p(z), summed over latent sites, `(K, B)`; its mean is the KL divergence."""
         return self.log_guide - sum(self.log_prior.values())
+
+    @property
+    def at_a_point(self) -> bool:
+        """Whether a site of the guide is a point, which has no density: then there is neither a KL nor a bound."""
+        return any(is_point(site["fn"]) for site in self.q.values())
+
+    @property
+    def rate(self) -> Tensor:
+        """`kl` where there is one, else NaN, `(K, B)`."""
+        return torch.full_like(self.kl, math.nan) if self.at_a_point else self.kl
 
     @property
     def log_weight(self) -> Tensor:
@@ -234,7 +244,7 @@ class LogDensities:
         p, q = self.p[name], self.q[name]
         if reason := self._order(name):
             return reason
-        if isinstance(innermost(q["fn"]), dist.Delta):
+        if is_point(q["fn"]):
             return "a Delta has no divergence from a density"
         try:
             kl = kl_divergence(q["fn"], p["fn"])

@@ -6,10 +6,10 @@ Without one, each site is drawn as its distribution draws, reparameterised where
 import pyro.distributions as dist
 import torch
 from pyro.distributions.relaxed_straight_through import QuantizeBernoulli, QuantizeCategorical
-from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.torch_distribution import ExpandedDistribution, TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Independent, MixtureSameFamily
 
 __all__ = ["Combined", "Coupled", "Detached", "Enumerated", "Relaxed"]
 
@@ -50,7 +50,8 @@ class Detached(Draws):
     def draw(self, msg: dict) -> None:
         """A draw without gradient."""
         fn = msg["fn"]
-        msg["value"] = fn.rsample() if self.pathwise and fn.has_rsample else fn.sample()
+        # A flow remembers where its last draw came from, and would score it as if that did not depend on parameters.
+        msg["value"] = fn.rsample() if self.pathwise and fn.has_rsample else fn.sample().clone()
 
 
 class Enumerated(Draws):
@@ -204,9 +205,14 @@ class _OneHotCategorical(dist.OneHotCategorical):
 
 
 def _continued(fn: TorchDistributionMixin) -> TorchDistributionMixin:
-    """A discrete distribution whose log-mass is linear in the value, and defined where it is not discrete."""
+    """A discrete distribution whose log-mass, or each component's, is linear in the value, and defined in between."""
     if isinstance(fn, Independent):
         return dist.Independent(_continued(fn.base_dist), fn.reinterpreted_batch_ndims, validate_args=False)
+    if isinstance(fn, ExpandedDistribution):
+        return ExpandedDistribution(_continued(fn.base_dist), fn.batch_shape)
+    if isinstance(fn, MixtureSameFamily) and fn.component_distribution.support.is_discrete:
+        parts = fn.mixture_distribution, _continued(fn.component_distribution)
+        return dist.MixtureSameFamily(*parts, validate_args=False)
     for family, linear in ((dist.Bernoulli, dist.Bernoulli), (dist.OneHotCategorical, _OneHotCategorical)):
         if isinstance(fn, family):
             return linear(logits=fn.logits, validate_args=False)
@@ -216,7 +222,7 @@ def _continued(fn: TorchDistributionMixin) -> TorchDistributionMixin:
 def has_score(fn: TorchDistributionMixin) -> bool:
     """Whether E[d/dphi log q] = 0: q is a density or mass function whose support does not move with its parameters."""
     fn = innermost(fn)
-    if isinstance(fn, dist.Delta):
+    if is_point(fn):
         return False
     try:
         support = fn.support
@@ -224,6 +230,34 @@ def has_score(fn: TorchDistributionMixin) -> bool:
         return True
     ends = [getattr(support, end, None) for end in ("lower_bound", "upper_bound")]
     return not any(isinstance(end, Tensor) and end.requires_grad for end in ends)
+
+
+def is_point(fn: TorchDistributionMixin) -> bool:
+    """Whether a distribution is a point mass in a continuous space, which has no density."""
+    return isinstance(innermost(fn), dist.Delta)
+
+
+def scores_any(fn: TorchDistributionMixin) -> bool:
+    """Whether log q(z) can be had of any z, not of its own last draw alone: a flow's transforms all have an inverse."""
+    fn = innermost(fn)
+    transforms = [part for t in getattr(fn, "transforms", ()) for part in getattr(t, "parts", [t])]
+    kinds = tuple(map(type, transforms))
+    if kinds not in _invertible:
+        with torch.no_grad():
+            _invertible[kinds] = _inverts(transforms, fn.sample() if transforms else None)
+    return _invertible[kinds]
+
+
+_invertible: dict[tuple[type, ...], bool] = {}  # by the kinds of transforms, as trying takes time
+
+
+def _inverts(transforms: list, z: Tensor | None) -> bool:
+    try:
+        for t in reversed(transforms):
+            z = t._inverse(z)
+    except (KeyError, NotImplementedError):  # what Pyro's and PyTorch's flows without an analytic inverse raise
+        return False
+    return True
 
 
 def innermost(fn: TorchDistributionMixin) -> TorchDistributionMixin:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyrovae.densities import LogDensities, Program
@@ -30,7 +31,8 @@ class ELBO(Objective):
 
     What is maximised may have weights: E_q[log p(x | z)] - beta KL, with the KL of each dimension (the batch's mean)
     replaced by max(KL, free_bits), or the KL (the batch's mean) by |KL - capacity|; taken of a sampled KL these are
-    biased, so `analytic_kl` serves them better. `bound` is the ELBO itself.
+    biased, so `analytic_kl` serves them better. `bound` is the ELBO itself. Of a guide that is a point (`Delta`) the
+    log p(x, z) of that point is maximised, maximum a posteriori; it has no ELBO, and `bound` is NaN.
 
     Args:
         num_particles: K, draws of z for each datum, averaged.
@@ -96,6 +98,10 @@ class ELBO(Objective):
         """The reason why an estimator is not among those of the objective."""
         return self.restriction if isinstance(gradient, ELBO.estimators) else super().why_not(gradient)
 
+    def trouble(self, fn: TorchDistributionMixin) -> str | None:
+        """Why the bound is not for a guide's site of this distribution, and what is, if it is not."""
+        return None
+
     def reduce(self, terms: Tensor) -> Tensor:
         """The mean."""
         return terms.mean(0)
@@ -125,7 +131,8 @@ class ELBO(Objective):
 
     def value(self, densities: LogDensities) -> Tensor:
         """The bound for each datum, `(B,)`."""
-        return densities.mean(densities.reconstruction - self._kl(densities))
+        kl = densities.rate if densities.at_a_point else self._kl(densities)
+        return densities.mean(densities.reconstruction - kl)
 
     def scaled(self, densities: LogDensities) -> tuple[LogDensities, float | Tensor]:
         """Log-densities to reduce, if need be each with its own scale, as the ELBO is linear in them."""

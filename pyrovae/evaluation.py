@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from tqdm import tqdm
 
 from pyrovae.densities import log_densities
+from pyrovae.draws import is_point
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
@@ -196,9 +198,9 @@ def kl_per_dimension(vae: VAE, x: Tensor) -> Tensor | None:
         >>> kl_per_dimension(vae, torch.zeros(20, 5)).shape
         torch.Size([2])
     """
-    with evaluating(vae):
+    with evaluating(vae), isolated(0):  # an encoder may draw
         q, p = vae.encode(x.to(_device(vae))), vae.prior()
-        if not all(isinstance(d, Independent) and d.reinterpreted_batch_ndims == 1 for d in (q, p)):
+        if is_point(q) or not all(isinstance(d, Independent) and d.reinterpreted_batch_ndims == 1 for d in (q, p)):
             return None
         try:
             return kl_divergence(q.base_dist, p.base_dist.expand(q.base_dist.batch_shape)).mean(0)
@@ -229,9 +231,37 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
     """
     if len(x) < 2:
         raise ValueError(f"a variance over data needs at least two of them, not {len(x)}")
-    with evaluating(vae):
-        variance = vae.encode(x.to(_device(vae))).mean.var(0)
+    with evaluating(vae), isolated(0):  # an encoder may draw, and a flow must
+        variance = _variance_of_mean(vae.encode(x.to(_device(vae))))
     return ActiveUnits(int((variance > threshold).sum()), variance)
+
+
+def moments(q: TorchDistribution, num_samples: int = 64) -> tuple[Tensor, Tensor]:
+    """E_q[z] and the standard deviation of each z_d, `(B, D)` each: exact where they are known, else from draws.
+
+    Args:
+        q: q(z | x) of each datum, batch `(B,)`.
+        num_samples: draws for each datum where they are not known.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> moments(dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        (tensor([0., 0.]), tensor([1., 1.]))
+    """
+    try:
+        return q.mean, q.stddev
+    except NotImplementedError:  # a flow's are unknown
+        draws = q.sample((num_samples,))
+        return draws.mean(0), draws.std(0)
+
+
+def _variance_of_mean(q: TorchDistribution) -> Tensor:
+    """Var_x(E_q[z_d | x]), `(D,)`; where the mean is not known, the covariance of two estimates of it, unbiased."""
+    try:
+        return q.mean.var(0)
+    except NotImplementedError:
+        first, second = q.sample((2, 64)).mean(1)  # (N, D) each
+        return ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / (len(first) - 1)
 
 
 def metrics(
@@ -300,7 +330,7 @@ def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[tuple[T
             sizes = [min(k, num_samples - start) for start in range(0, num_samples, k)]
             batch = batch.to(_device(vae))
             drawn = (log_densities(vae.model, vae.guide, batch, num_samples=size) for size in sizes)
-            yield torch.cat([torch.stack([d.reconstruction, d.kl]) for d in drawn], 1).unbind()
+            yield torch.cat([torch.stack([d.reconstruction, d.rate]) for d in drawn], 1).unbind()
 
 
 def _device(vae: VAE) -> torch.device:

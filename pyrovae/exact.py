@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, kl_divergence
 
 from pyrovae.encoders import Bernoulli as BernoulliEncoder
-from pyrovae.encoders import DiagonalNormal, Encoder
+from pyrovae.encoders import DiagonalNormal
+from pyrovae.encoders.encoder import Encoder
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.priors import Bernoulli as BernoulliPrior
-from pyrovae.priors import Prior, StandardNormal
+from pyrovae.priors import StandardNormal
+from pyrovae.priors.prior import Prior
 from pyrovae.quadrature import GridPosterior, grid_posterior, log_bernoulli
 from pyrovae.rng import isolated
 from pyrovae.scale import MIN_SCALE, positive, unconstrained
@@ -342,9 +344,8 @@ class _FixedScaleNormal(Encoder):
         super().__init__(network, num_parameters=1)
         self.register_buffer("scale", torch.tensor(variance, dtype=torch.float64).sqrt())
 
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
-        (loc,) = self.parameters_of(x, dim=-1)
-        return dist.Normal(loc, self.scale).to_event(1)
+    def distribution(self, output: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(output, self.scale).to_event(1)
 
 
 class BernoulliToy(_Exact):

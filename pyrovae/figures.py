@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pyrovae import plotting
 from pyrovae.data import Dataset
+from pyrovae.evaluation import moments
 from pyrovae.rng import isolated
+from pyrovae.supports import describe
 from pyrovae.training import History
 from pyrovae.vae import VAE
 
@@ -35,9 +37,9 @@ def draw(
     with isolated(seed):
         if history:
             yield "training_curves", plotting.training_curves(history)
-        means = vae.encode(x[:5000]).mean.cpu()
+        means, deviations = (t.cpu() for t in moments(vae.encode(x[:5000])))
         labels = None if labels is None else labels[:5000]
-        points, names = _plane(means, vae, x)
+        points, names = _plane(means, deviations)
         yield "latent_means", plotting.latent_means(points, labels, names)
         if tsne:
             points = torch.from_numpy(
@@ -50,7 +52,7 @@ def draw(
         yield "reconstructions", plotting.reconstructions(some, *(vae.reconstruct(some, k) for k in ("mean", "sample")))
         p = vae.likelihood(vae.prior().sample((6, 6)))
         yield "samples", plotting.samples(p.mean, p.sample())
-        if means.shape[1] == 2:
+        if means.shape[1] == 2 and describe(vae.prior().support) == "R^D":
             grid, quantiles = _quantile_grid(vae, torch.linspace(0.02, 0.98, 15))
             images = vae.likelihood(grid).mean
             yield "decoded_grid", plotting.decoded_grid(images, quantiles)
@@ -58,12 +60,12 @@ def draw(
             yield "decoded_path", plotting.decoded_grid(images, quantiles, path, vae.likelihood(path.to(x)).mean)
 
 
-def _plane(means: Tensor, vae: VAE, x: Tensor) -> tuple[Tensor, tuple[str, str]]:
+def _plane(means: Tensor, deviations: Tensor) -> tuple[Tensor, tuple[str, str]]:
     """Two numbers for each latent mean, and what they are."""
     if means.shape[1] == 2:
         return means, ("$z_1$", "$z_2$")
     if means.shape[1] == 1:
-        return torch.cat([means, vae.encode(x[:5000]).stddev.cpu()], 1), ("mean of q(z | x)", "its standard deviation")
+        return torch.cat([means, deviations], 1), ("mean of q(z | x)", "its standard deviation")
     pca = PCA(2, random_state=0)
     points = torch.from_numpy(pca.fit_transform(means.numpy()))
     first, second = pca.explained_variance_ratio_

@@ -9,7 +9,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyrovae.densities import LogDensities
-from pyrovae.draws import has_score
+from pyrovae.draws import has_score, scores_any
 
 if TYPE_CHECKING:
     from pyrovae.objective import Objective
@@ -34,8 +34,8 @@ class Gradient(nn.Module, ABC):
 
     @classmethod
     def takes(cls, fn: TorchDistributionMixin) -> bool:
-        """Whether it works for a latent site of this distribution: by default one whose score is 0 on average."""
-        return has_score(fn)
+        """Whether it works for a latent site of this distribution: by default one with a score that is 0 on average."""
+        return has_score(fn) and scores_any(fn)
 
     @abstractmethod
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:

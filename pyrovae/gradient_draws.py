@@ -134,8 +134,8 @@ class _Counter(Messenger):
     def _pyro_post_sample(self, msg: dict) -> None:
         if site_is_subsample(msg):
             return
-        batch, name = msg["fn"].batch_shape.numel(), msg["name"]
-        self.numbers = max(self.numbers, batch * msg["fn"].event_shape.numel())
+        batch, name = math.prod(msg["fn"].batch_shape), msg["name"]
+        self.numbers = max(self.numbers, batch * math.prod(msg["fn"].event_shape))
         if msg["is_observed"] or msg["infer"].get("was_observed"):  # and now dreamt
             self.observed[name] = self.observed.get(name, 0) + batch
 

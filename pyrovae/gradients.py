@@ -87,7 +87,7 @@ class STL(Gradient):
     @classmethod
     def takes(cls, fn: TorchDistributionMixin) -> bool:
         """Whether it works for a latent site of this distribution."""
-        return fn.has_rsample and draws.has_score(fn)
+        return fn.has_rsample and super().takes(fn)
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""
@@ -117,7 +117,7 @@ class DReG(Gradient):
     @classmethod
     def takes(cls, fn: TorchDistributionMixin) -> bool:
         """Whether it works for a latent site of this distribution."""
-        return fn.has_rsample and draws.has_score(fn)
+        return fn.has_rsample and super().takes(fn)
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""
@@ -282,8 +282,9 @@ class _Relaxation(Gradient):
 class Concrete(_Relaxation):
     """The pathwise gradient at Concrete draws in place of Bernoulli or one-hot ones: d/dphi F(log w(s(eps, phi))).
 
-    Log-masses are continued linearly to the inside of the cube or simplex. Biased, less so at low temperatures, where
-    its variance grows. The loss is minus the value at relaxed draws; `bound` is the discrete model's.
+    Log-masses (of a mixture, each component's) are continued linearly to the inside of the cube or simplex. Biased,
+    less so at low temperatures, where its variance grows. The loss is minus the value at relaxed draws; `bound` is the
+    discrete model's.
 
     Args:
         temperature: of the relaxation.

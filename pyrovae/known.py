@@ -11,8 +11,10 @@ from pyrovae.exact import LinearNormal
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.priors import Bernoulli as BernoulliPrior
-from pyrovae.priors import Prior, StandardNormal
+from pyrovae.priors import StandardNormal
+from pyrovae.priors.prior import Prior
 from pyrovae.quadrature import grid_posterior, joint_table
+from pyrovae.supports import describe
 from pyrovae.vae import VAE
 
 __all__ = ["log_likelihood"]
@@ -106,7 +108,7 @@ def _integral(vae: VAE, x: Tensor) -> Tensor | None:
 def _limits(prior: Prior) -> list[tuple[float, float]]:
     """8 standard deviations around p(z), or around all of its components, along each dimension; [] if z has no grid."""
     p = prior()
-    if p.support.is_discrete or p.event_shape.numel() > 2:
+    if describe(p.support) != "R^D" or p.event_shape.numel() > 2:
         return []
     p = p.component_distribution if isinstance(p, dist.MixtureSameFamily) else p
     try:

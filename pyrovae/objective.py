@@ -7,13 +7,15 @@ from typing import Any
 
 import pyro.infer
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyrovae.densities import LogDensities, Program, log_densities
-from pyrovae.draws import has_score
+from pyrovae.draws import has_score, is_point, scores_any
 from pyrovae.gradient import Gradient, mean_over_groups
 from pyrovae.gradients import STL, VIMCO, Concrete, DReG, Pathwise, ScoreFunction, StraightThrough
 from pyrovae.parameters import ModuleParameters
+from pyrovae.sites import family
 
 __all__ = ["Objective", "log_mean"]
 
@@ -139,7 +141,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
 
     def surrogate(self, densities: LogDensities) -> Tensor:
         """A scalar with the objective's value and gradient estimate, scaled as the programs say, summed over data."""
-        self._check_sites(densities)
+        self.check_sites(densities.q)
         if densities.route is not None:
             densities.route.take()
         densities, scale = self.scaled(densities)
@@ -175,21 +177,47 @@ class Objective(pyro.infer.ELBO, nn.Module):
         """Go on from a number of steps."""
         self.step = state["step"]
 
-    def _check_sites(self, densities: LogDensities) -> None:
-        for name, site in densities.q.items():
-            if self.gradient.takes(site["fn"]):
+    def check_sites(self, q: dict[str, dict]) -> None:
+        """Refuse a guide with a site that the bound, or the estimator of its gradient, is not for.
+
+        Args:
+            q: the guide's sites, as Pyro's traces have them, by name.
+
+        Raises:
+            ValueError: the message names the site, the reason, and what works.
+        """
+        for name, site in q.items():
+            fn = site["fn"]
+            if trouble := self.trouble(fn):
+                raise ValueError(f"guide site '{name}' ({family(fn)}) {trouble}")
+            if self.gradient.takes(fn):
                 continue
-            works = [e for e in self.estimators if e.takes(site["fn"])]
+            works = [e for e in self.estimators if e.takes(fn)]
             advice = _choice(works) if works else "objectives.ELBO, IWAE or RWS, which have estimators for such a site"
-            trouble = "is not of a family that it is for" if has_score(site["fn"]) else "has a support that moves"
-            trouble = trouble if site["fn"].has_rsample else "is not reparameterised"
             raise ValueError(
-                f"guide site '{name}' ({site['fn']}) {trouble}, so {type(self.gradient).__name__} has no gradient "
+                f"guide site '{name}' ({family(fn)}) {_why_not(fn)}, so {type(self.gradient).__name__} has no gradient "
                 f"through it: use {advice}"
             )
 
+    def trouble(self, fn: TorchDistributionMixin) -> str | None:
+        """Why the bound is not for a guide's site of this distribution, and what is, if it is not."""
+        if is_point(fn):
+            return "has no density, so its draws have no weights: use objectives.ELBO, which is then log p(x, z)"
+        return None
+
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         raise NotImplementedError("the log-densities come from log_densities, not from Pyro's traces")
+
+
+def _why_not(fn: TorchDistributionMixin) -> str:
+    """What may keep an estimator from a distribution."""
+    if not fn.has_rsample:
+        return "is not reparameterised"
+    if is_point(fn):
+        return "has no density"
+    if not has_score(fn):
+        return "has a support that moves"
+    return "is not of a family that it is for" if scores_any(fn) else "has no analytic inverse to score a given z by"
 
 
 def _choice(estimators: Sequence[type[Gradient]]) -> str:

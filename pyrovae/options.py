@@ -17,8 +17,13 @@ class Parser(ArgumentParser):
     A component that is chosen in place of the one by default has its own defaults: the other's do not stick to it.
     """
 
+    catalogue: str = ""  # what the help ends with
     unstuck: tuple[str, ...] = ()  # names of the options that choose such a component
     _dumping = False
+
+    def format_help(self) -> str:
+        """The help, with the catalogue at its end."""
+        return super().format_help() + self.catalogue
 
     def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
         """All default values, as they are before anything is parsed."""
@@ -64,7 +69,7 @@ _KINDS = {"int": "whole number", "float": "number", "Sequence": "list such as [1
 
 def _one_line(message: str) -> str:
     """What jsonargparse says over many lines, as one sentence."""
-    message = message.partition("\nTrace Shapes:")[0]  # what Pyro adds for whoever wrote the programs
+    message = re.split(r"\n *Trace Shapes:", message)[0]  # what Pyro adds for whoever wrote the programs
     keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     option = f"{_as_given(keys)}: " if keys else ""
     causes = [cause for cause in re.findall(r"^ *- (.*)", message, re.MULTILINE) if "NoneType" not in cause]

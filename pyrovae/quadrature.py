@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyrovae.evaluation import evaluating
+from pyrovae.supports import THIN, describe
 from pyrovae.vae import VAE
 
 __all__ = ["GridPosterior", "grid_posterior"]
@@ -99,6 +100,8 @@ def _latent_dim(vae: VAE) -> int:
     prior = vae.prior()
     if prior.support.is_discrete:
         raise ValueError("a grid needs a density p(z): sum over the states of a discrete z, as exact.BernoulliToy does")
+    if describe(prior.support) in THIN:
+        raise ValueError(f"a grid of z has no points in {describe(prior.support)}: use evaluation.log_likelihood")
     (latent_dim,) = prior.event_shape
     if latent_dim > 2:
         raise ValueError(f"a grid has one or two dimensions, but z has {latent_dim}: use evaluation.log_likelihood")

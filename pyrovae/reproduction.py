@@ -4,6 +4,7 @@ A protocol is a YAML file. With `options` it is a comparison, and `published` ha
 is a gradient study on the Gaussian toy: `published` has the printed slopes of log SNR against log K.
 """
 
+import copy
 import json
 import math
 from itertools import pairwise, product
@@ -66,8 +67,11 @@ def reproduce(protocol: dict[str, Any], folder: str | Path, fraction: float = 1.
 def shortened(options: dict[str, Any], fraction: float) -> dict[str, Any]:
     """Options of a comparison with a fraction of the passes, each stage of the schedule of one at least, and L_1000.
 
+    A warm-up of beta is a stage as well.
+
     Args:
-        options: `epochs`, `num_samples` and perhaps a `scheduler` with milestones, as protocols have them.
+        options: `epochs`, `num_samples`, and perhaps a `scheduler` with milestones and an `objective` with a schedule
+            of its beta, as protocols have them.
         fraction: of the passes.
 
     Example:
@@ -78,6 +82,11 @@ def shortened(options: dict[str, Any], fraction: float) -> dict[str, Any]:
     lengths = [max(1, round(fraction * (end - start))) for start, end in pairwise([0, *stages, options["epochs"]])]
     *milestones, epochs = np.cumsum(lengths).tolist()
     options = {**options, "epochs": epochs, "num_samples": min(options["num_samples"], 1000)}
+    objective = options.get("objective", {})
+    if "beta" in objective.get("init_args", {}):  # the steps of its warm-up are a stage, too
+        options["objective"] = copy.deepcopy(objective)
+        warm_up = options["objective"]["init_args"]["beta"]["init_args"]
+        warm_up["steps"] = max(1, round(fraction * warm_up["steps"]))
     if stages:
         scheduler = options["scheduler"]
         options["scheduler"] = {**scheduler, "init_args": {**scheduler["init_args"], "milestones": milestones}}
@@ -115,8 +124,8 @@ def _comparison(protocol: dict[str, Any], folder: Path, fraction: float, root: s
             {
                 "entry": entry,
                 "ours": row["log_likelihood"],
-                "published": published["log_likelihood"],
-                "difference": row["log_likelihood"] - published["log_likelihood"],
+                "published": (printed := published.get("log_likelihood", math.nan)),
+                "difference": row["log_likelihood"] - printed,
                 "monte_carlo_error": row["log_likelihood_monte_carlo_error"],
                 "seed_error": row["log_likelihood_seed_std_error"],
                 "active_units": row["active_units"],

@@ -16,17 +16,22 @@ from jsonargparse import Namespace
 from pyro.distributions import constraints
 from torch import nn
 
-from pyrovae import evaluation
+from pyrovae import catalogue, evaluation
+from pyrovae.bits import NO_PROBABILITY, bits_per_dimension, log_cell
 from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.data import NAMES, Binarize, Dataset
 from pyrovae.data import load as load_data
-from pyrovae.encoders import DiagonalNormal, Encoder
+from pyrovae.encoders import DiagonalNormal
+from pyrovae.encoders.encoder import Encoder
 from pyrovae.figures import draw
 from pyrovae.files import whole, write_json
-from pyrovae.likelihoods import Bernoulli, Likelihood
-from pyrovae.networks import MLP, Network, Shape
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.networks import MLP, Network
+from pyrovae.networks.network import Shape
 from pyrovae.options import Parser
-from pyrovae.priors import Prior, StandardNormal
+from pyrovae.priors import StandardNormal
+from pyrovae.priors.prior import Prior
 from pyrovae.rng import isolated
 from pyrovae.training import History, fit
 from pyrovae.vae import VAE
@@ -59,14 +64,16 @@ def build(
     decoder_network: Callable[[Shape, Shape], Network] = MLP,
     seed: int = 0,
     device: str = "auto",
+    dequantize: bool = False,
 ) -> tuple[VAE, Dataset]:
     """A VAE and its data, as the scripts' options describe them.
 
     Args:
-        data: a data set (digits, mnist, fashion_mnist, kmnist, emnist, omniglot, cifar10), or the path of a .npz or
-            .npy file or of a folder of images.
+        data: a data set (digits, mnist, fashion_mnist, kmnist, emnist, omniglot, cifar10), or the path of a .npz,
+            .npy or .csv file or of a folder of images.
         binarize: none, threshold, static or dynamic; unless given, dynamic for a likelihood of binary data, else none.
-        binarize_seed: of the binarization of test and validation data, which is the same for every seed.
+        binarize_seed: of the binarization or dequantization of test and validation data, which is the same for every
+            seed.
         valid_size: how many data to keep for validation; the others of them join the training data.
         root: folder that holds the named data sets, or to which they are downloaded.
         latent_dim: D, dimensions of z.
@@ -78,6 +85,8 @@ def build(
         seed: of all else that is random: initialisation, order, sampling, evaluation. Each part starts from a stream
             of its own, so that models that differ in one start alike in the others.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1 and so on.
+        dequantize: whether grey level k of n becomes (k + u) / n, with u ~ U(0, 1), for a likelihood that is a density;
+            test and validation data are drawn once, training data anew each epoch.
 
     Raises:
         ValueError: if the parts do not fit together, or not with the data.
@@ -85,18 +94,22 @@ def build(
     """
     place = _device(device)
     binary = likelihood(nn.Identity()).support is constraints.boolean
-    dataset = load_data(data, binarize or ("dynamic" if binary else "none"), root, binarize_seed, valid_size)
+    binarize = binarize or ("dynamic" if binary and not dequantize else "none")
+    dataset = load_data(data, binarize, root, binarize_seed, valid_size, dequantize)
     shape = dataset.protocol.shape
     parts = {
         "prior": lambda: prior(latent_dim),
-        "likelihood": lambda: likelihood(lambda p: decoder_network(latent_dim, (p * shape[0], *shape[1:]))),
-        "encoder": lambda: encoder(lambda p: encoder_network(shape, p * latent_dim)),
+        "likelihood": lambda: likelihood(lambda outputs: decoder_network(latent_dim, (outputs(shape[0]), *shape[1:]))),
+        "encoder": lambda: encoder(lambda outputs: encoder_network(shape, outputs(latent_dim))),
     }
     for name, make in parts.items():
         with isolated(seed, name):
             parts[name] = make()
     vae = VAE(**parts)
-    vae.likelihood.start_at_mean(dataset.train)
+    for part in vae.modules():
+        if hasattr(part, "start_from"):  # from what the training data are like
+            with isolated(seed, "start"):
+                part.start_from(dataset)
     return vae.to(place), dataset
 
 
@@ -172,20 +185,29 @@ def load(folder: str | Path) -> Run:
 def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | None = None) -> dict:
     """What `metrics.json` holds: `evaluation.metrics` of the test data, training time, and the protocol of the data.
 
+    Bits per dimension are those of log p(x), where it tells probabilities of data; else a note says why not.
+
     Args:
         run: the run.
         num_samples: K, draws for each datum for log p(x).
         seed: of the draws.
         scores: those of the test data, if they are there already.
     """
+    metrics = evaluation.metrics(run.vae, run.dataset.test, num_samples, seed, scores)
+    protocol = run.dataset.protocol
+    log_volume = log_cell(run.vae.likelihood, protocol)
+    if log_volume is None:
+        metrics |= {"bits_per_dimension": None, "bits_per_dimension_note": NO_PROBABILITY}
+    else:
+        metrics["bits_per_dimension"] = bits_per_dimension(metrics["log_likelihood"] + log_volume, protocol.shape)
     return {
-        **evaluation.metrics(run.vae, run.dataset.test, num_samples, seed, scores),
+        **metrics,
         "evaluated_on": "test",
         "seed": seed,
         "epochs": len(run.history),
         "seconds": sum(run.history["seconds"]),
         "parameters": sum(p.numel() for p in run.vae.parameters()),
-        **run.dataset.protocol.to_dict(),
+        **protocol.to_dict(),
     }
 
 
@@ -213,7 +235,10 @@ def parser() -> Parser:
             "epochs": 200,
         }
     )
-    parser.unstuck = ("objective",)
+    parser.unstuck = ("objective", "prior", "likelihood", "encoder", "encoder_network", "decoder_network")
+    parser.catalogue = catalogue.text(
+        ("priors", "likelihoods", "encoders", "networks", "objectives", "gradients", "baselines", "schedules")
+    )
     return parser
 
 
@@ -278,12 +303,15 @@ def taken(function: Callable, arguments: dict) -> dict:
 
 def summary(metrics: dict) -> str:
     """The main numbers in a line each."""
+    bits = metrics["bits_per_dimension"]
+    told = f"bits per dimension {bits:.4f}" if bits else f"no bits per dimension: {metrics['bits_per_dimension_note']}"
     return "\n".join(
         [
             f"test ELBO     {metrics['elbo']:9.3f} nats (Monte Carlo error {metrics['elbo_std_error']:.3f})",
             f"  reconstruction {metrics['reconstruction']:6.3f}, KL {metrics['kl']:.3f}",
             f"test log p(x) {metrics['log_likelihood']:9.3f} nats (Monte Carlo error "
             f"{metrics['log_likelihood_std_error']:.3f}, K = {metrics['num_samples']})",
+            told,
             f"active units  {metrics['active_units']:5d}",
             f"trained {metrics['epochs']} epochs in {metrics['seconds']:.1f} s",
         ]

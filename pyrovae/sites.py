@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -127,6 +128,7 @@ def base(fn: Any) -> tuple[Any, int]:
 def family(fn: Any) -> str:
     """What a message calls a distribution."""
     fn = base(fn)[0]
+    fn = fn.base_dist if isinstance(fn, ExpandedDistribution) else fn
     transforms = ", ".join(type(t).__name__ for t in getattr(fn, "transforms", ()))
     return type(fn).__name__ + f" by {transforms}" * bool(transforms)
 

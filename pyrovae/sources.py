@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -26,11 +27,17 @@ class Part(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Train, valid and test, how they were split, and how raw values were scaled."""
+    """Train, valid and test, how they were split, how raw values were scaled, and what is known of the values.
+
+    Of n grey levels each value is one of 0, 1 / (n - 1), ..., 1; without them, n is None. An index tells where the
+    elements of every datum were observed.
+    """
 
     parts: tuple[Part, Part, Part]
     split: str
     scaling: str
+    levels: int | None
+    index: Tensor | None = None
 
     def with_valid(self, size: int) -> "Source":
         """The last `size` of the validation data for validation, the others of them after the training data."""
@@ -54,17 +61,19 @@ def read(name: str, root: Path) -> Source:
     path = Path(name)
     if name in _NAMED:
         return _NAMED[name](root)
-    if path.suffix not in (".npy", ".npz") and not path.is_dir():
+    if path.suffix not in (".npy", ".npz", ".csv") and not path.is_dir():
         raise ValueError(
-            f"no data set '{name}': give one of {', '.join(NAMES)}, or the path of a .npz or .npy file, or of a folder "
-            f"of images"
+            f"no data set '{name}': give one of {', '.join(NAMES)}, or the path of a .npz, .npy or .csv file, or of a "
+            f"folder of images"
         )
     if not path.exists():
         raise FileNotFoundError(f"no file '{path}'")
-    return _image_folder(path) if path.is_dir() else _numpy_file(path)
+    if path.is_dir():
+        return _image_folder(path)
+    return _table(path) if path.suffix == ".csv" else _numpy_file(path)
 
 
-def _random_split(part: Part, scaling: str) -> Source:
+def _random_split(part: Part, scaling: str, levels: int | None) -> Source:
     """A twelfth for valid, a sixth for test, the same ones always."""
     n = len(part.x)
     if n < 12:
@@ -72,13 +81,13 @@ def _random_split(part: Part, scaling: str) -> Source:
     rest, test = train_test_split(np.arange(n), test_size=round(n / 6), random_state=0)
     train, valid = train_test_split(rest, test_size=round(n / 12), random_state=0)
     parts = [_take(part, torch.from_numpy(index)) for index in (train, valid, test)]
-    return Source(tuple(parts), "random: train_test_split of scikit-learn, random_state=0", scaling)
+    return Source(tuple(parts), "random: train_test_split of scikit-learn, random_state=0", scaling, levels)
 
 
-def _last_for_valid(train: Part, test: Part, n: int, scaling: str) -> Source:
+def _last_for_valid(train: Part, test: Part, n: int, scaling: str, levels: int | None) -> Source:
     """The set's own test, and the last n of its training set for valid."""
     rest, valid = _take(train, slice(-n)), _take(train, slice(-n, None))
-    return Source((rest, valid, test), f"the set's own test; valid = the last {n} of its train", scaling)
+    return Source((rest, valid, test), f"the set's own test; valid = the last {n} of its train", scaling, levels)
 
 
 def _take(part: Part, index: Tensor | slice) -> Part:
@@ -91,7 +100,7 @@ def _take(part: Part, index: Tensor | slice) -> Part:
 def _digits(_: Path) -> Source:
     digits = load_digits()
     x = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
-    return _random_split(Part(x, torch.from_numpy(digits.target)), "divided by 16")
+    return _random_split(Part(x, torch.from_numpy(digits.target)), "divided by 16", levels=17)
 
 
 def _train_and_test(name: str, root: Path, options: Callable[[bool], dict]) -> list:
@@ -133,7 +142,7 @@ def _mnist_like(name: str, **options: str) -> Callable[[Path], Source]:
                 )
         images = [part.data.mT.contiguous() if name == "emnist" else part.data for part in both]
         train, test = (Part(x.unsqueeze(1).float() / 255, part.targets) for x, part in zip(images, both, strict=True))
-        return _last_for_valid(train, test, len(train.x) // 6, "divided by 255")
+        return _last_for_valid(train, test, len(train.x) // 6, "divided by 255", levels=256)
 
     return source
 
@@ -143,7 +152,7 @@ def _cifar10(root: Path) -> Source:
     train, test = (
         Part(torch.from_numpy(part.data).permute(0, 3, 1, 2).float() / 255, torch.tensor(part.targets)) for part in both
     )
-    return _last_for_valid(train, test, 5_000, "divided by 255")
+    return _last_for_valid(train, test, 5_000, "divided by 255", levels=256)
 
 
 def _omniglot(root: Path) -> Source:
@@ -161,7 +170,7 @@ def _omniglot(root: Path) -> Source:
         classes += len(characters)
     train, test = parts
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(train.x)))  # a stream that is fixed
-    source = _last_for_valid(_take(train, order), test, len(order) // 10, "28 x 28, ink 1, paper 0")
+    source = _last_for_valid(_take(train, order), test, len(order) // 10, "28 x 28, ink 1, paper 0", levels=256)
     return source._replace(split="test = evaluation set; valid = a random tenth of the background set")
 
 
@@ -207,22 +216,29 @@ def _numpy_file(path: Path) -> Source:
         )
     for name, x in data.items():
         _check_numbers(x, f"'{path}' ({name})")
-    for what, found in (("shape", [x.shape[1:] for x in data.values()]), ("type", [x.dtype for x in data.values()])):
+    shapes, types = [x.shape[1:] for x in data.values()], [x.dtype for x in data.values()]
+    for what, found in (("shape", shapes), ("type", types)):
         if len(set(found)) > 1:
             kinds = ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in data.items())
             raise ValueError(f"the parts of '{path}' differ in {what}: {kinds}")
     # Bytes are grey values, unless they are 0 and 1 alone.
-    scale = 255 if found[0] == np.uint8 and max(x.max(initial=0) for x in data.values()) > 1 else 1
-    scaling = "divided by 255" if scale == 255 else "none"
-    parts = {k: Part(_floats(x) / scale, _labels(arrays.get(_LABELS[k]), x, path)) for k, x in data.items()}
+    levels = None if types[0] != np.uint8 else 256 if max(x.max(initial=0) for x in data.values()) > 1 else 2
+    scale, scaling = (255, "divided by 255") if levels == 256 else (1, "none")
+    index = _index(arrays["index"], shapes[0], path) if "index" in arrays else None
+    parts = {k: Part(_floats(x, index) / scale, _labels(arrays.get(_LABELS[k]), x, path)) for k, x in data.items()}
+    return _split(parts, scaling, levels, path)._replace(index=index)
+
+
+def _split(parts: dict[str, Part], scaling: str, levels: int | None, path: Path) -> Source:
+    """As the file has it, or else at random; the last tenth of its train for valid if it has none."""
     if "x" in parts:
-        return _random_split(parts["x"], scaling)
+        return _random_split(parts["x"], scaling, levels)
     if "valid" in parts:
-        return Source((parts["train"], parts["valid"], parts["test"]), "the file's own", scaling)
+        return Source((parts["train"], parts["valid"], parts["test"]), "the file's own", scaling, levels)
     n = len(parts["train"].x) // 10
     if n == 0:
         raise ValueError(f"'{path}' has {len(parts['train'].x)} training data: give at least 10, or an array valid")
-    return _last_for_valid(parts["train"], parts["test"], n, scaling)
+    return _last_for_valid(parts["train"], parts["test"], n, scaling, levels)
 
 
 _LABELS = {"x": "y", "train": "train_labels", "valid": "valid_labels", "test": "test_labels"}
@@ -236,7 +252,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             arrays = {"x": content} if isinstance(content, np.ndarray) else {_name(k): content[k] for k in content}
     except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
         raise ValueError(f"'{path}' cannot be read as a NumPy file of numbers: {_last_line(error)}") from error
-    return {"x": next(iter(arrays.values()))} if len(arrays) == 1 else arrays
+    names = [name for name in arrays if name != "index"] or ["index"]
+    return {"x" if [name] == names else name: array for name, array in arrays.items()}
 
 
 def _name(name: str) -> str:
@@ -253,14 +270,58 @@ def _check_numbers(x: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} has the shape {x.shape}: the first dimension counts data, give at least two")
 
 
-def _floats(x: np.ndarray) -> Tensor:
-    """Data in floating point, images with their channels first."""
+def _index(index: np.ndarray, shape: tuple[int, ...], path: Path) -> Tensor:
+    """Where the elements of a datum of this shape were observed, `(T,)` or `(T, P)`."""
+    size = shape[-1] if len(shape) < 3 else shape[0]
+    if index.ndim not in (1, 2) or len(index) != size or index.dtype.kind not in "iuf" or not np.isfinite(index).all():
+        raise ValueError(
+            f"'{path}' holds an index {index.dtype} of shape {index.shape} of data of shape {shape}: give numbers that "
+            f"tell where the {size} elements of every datum were observed, ({size},) or ({size}, P), or rename it"
+        )
+    return torch.from_numpy(index.astype(np.float32))
+
+
+def _floats(x: np.ndarray, index: Tensor | None) -> Tensor:
+    """Data in floating point, images with their channels first; sequences, which have an index, as they are."""
     data = torch.from_numpy(x.astype(np.float32))
+    if index is not None:
+        return data
     if data.dim() == 3:  # (N, H, W)
         return data.unsqueeze(1)
     if data.dim() == 4 and data.shape[-1] in (1, 3) and data.shape[1] not in (1, 3):  # (N, H, W, C)
         return data.permute(0, 3, 1, 2).contiguous()
     return data
+
+
+def _table(path: Path) -> Source:
+    """A row for each datum; labels, numbers or names, in a column called y, label or class."""
+    try:
+        first = pd.read_csv(path, header=None, nrows=2, dtype=str, skipinitialspace=True).iloc[0]
+        named = pd.to_numeric(first.dropna(), errors="coerce").isna().any()
+        table = pd.read_csv(path, header=0 if named else None, skipinitialspace=True, low_memory=False)
+    except (OSError, ValueError) as error:  # those of pandas are ValueErrors
+        raise ValueError(f"'{path}' cannot be read as a table of numbers: {_last_line(error)}") from error
+    if named and first.isna().any():
+        raise ValueError(f"'{path}' names some columns in its first line, but not all: name them, or leave them out")
+    for name in table:
+        if (missing := table[name].isna()).any():
+            raise ValueError(f"'{path}' has no value in column {name} of datum {missing.argmax()}: remove or impute it")
+    named_so = [name for name in table if str(name).strip().lower() in ("y", "label", "class")]
+    if len(named_so) > 1:
+        raise ValueError(f"'{path}' has columns {' and '.join(named_so)}: labels are in one of them alone")
+    x = table.drop(columns=named_so)
+    for name in x:
+        if (text := pd.to_numeric(x[name], errors="coerce").isna()).any():
+            raise ValueError(
+                f"'{path}' holds '{x[name][text.argmax()]}' in column {name} of datum {text.argmax()}, where a number "
+                f"is needed; labels are in a column called y, label or class"
+            )
+    y = None
+    if named_so:
+        y = table[named_so[0]].to_numpy()
+        y = y if np.issubdtype(y.dtype, np.number) else np.unique(y.astype(str), return_inverse=True)[1]
+        y = _labels(y, y, path)
+    return _random_split(Part(torch.from_numpy(x.to_numpy(np.float32)), y), "none", levels=None)
 
 
 def _labels(y: np.ndarray | None, x: np.ndarray, path: Path) -> Tensor | None:
@@ -294,4 +355,4 @@ def _image_folder(path: Path) -> Source:
             )
     classes = sorted({file.parent for file in files})
     labels = torch.tensor([classes.index(file.parent) for file in files]) if len(classes) > 1 else None
-    return _random_split(Part(torch.stack(images).float() / 255, labels), "divided by 255")
+    return _random_split(Part(torch.stack(images).float() / 255, labels), "divided by 255", levels=256)

@@ -17,10 +17,12 @@ from pyro.optim.optim import _load_state_dict
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from pyrovae.check import check, unvalidated
+from pyrovae.check import buffers_restored, check, unvalidated
+from pyrovae.compatibility import require
 from pyrovae.densities import LogDensities, Program
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
+from pyrovae.vae import VAE
 
 __all__ = ["SVI"]
 
@@ -102,7 +104,11 @@ class SVI(pyro.infer.SVI):
         """Take a gradient step; the loss stays on the device, beside the log-densities of draws of q(z | x), if any."""
         first = not self._checked
         if first:
-            check(self.model, self.guide, *args, **kwargs)
+            if isinstance(owner := getattr(self.model, "__self__", None), VAE):
+                require(owner, self.objective, *args)
+            guide_sites = check(self.model, self.guide, *args, **kwargs)
+            if isinstance(self.objective, Objective):
+                self.objective.check_sites(guide_sites)
             if self.optimizer is not None:
                 self.optimizer.zero_grad()
         with nullcontext() if first else unvalidated(), ModuleParameters() as seen:
@@ -117,8 +123,8 @@ class SVI(pyro.infer.SVI):
         return loss, densities
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
-        """The loss, without a step; arguments as programs'."""
-        with ModuleParameters():
+        """The loss, without a step, and with buffers left as they were; arguments as programs'."""
+        with ModuleParameters(), buffers_restored(self.model, self.guide):
             return super().evaluate_loss(*args, **kwargs)
 
     def _loss_and_grads(self, *args: Any, **kwargs: Any) -> tuple[Any, LogDensities | None]:

@@ -4,10 +4,11 @@ import math
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyrovae.densities import LogDensities, Program, log_densities
-from pyrovae.draws import Combined
+from pyrovae.draws import Combined, scores_any
 from pyrovae.gradient import Gradient
 from pyrovae.gradients import Pathwise
 from pyrovae.objective import Objective, log_mean
@@ -45,6 +46,12 @@ class TMC(Objective):
     def why_not(self, gradient: Gradient) -> str:
         """The reason why an estimator is not among those of the objective."""
         return "as its terms are combinations of draws, not draws"
+
+    def trouble(self, fn: TorchDistributionMixin) -> str | None:
+        """Why the bound is not for a guide's site of this distribution, and what is, if it is not."""
+        if not scores_any(fn):
+            return "has no analytic inverse to score each draw by beside the others: use objectives.IWAE"
+        return super().trouble(fn)
 
     def densities(
         self, model: Program, guide: Program, *args: Any, faithful: bool = False, **kwargs: Any

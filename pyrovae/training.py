@@ -4,7 +4,8 @@ import csv
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from tqdm import tqdm
 
 from pyrovae import evaluation
 from pyrovae.batches import Batches
-from pyrovae.check import unvalidated
+from pyrovae.check import buffers_restored, unvalidated
 from pyrovae.checkpoint import Checkpoint, described
-from pyrovae.data import Intensities, fingerprint
+from pyrovae.compatibility import require
+from pyrovae.data import fingerprint
 from pyrovae.densities import Program, log_densities, reduce_traces
+from pyrovae.drawn import Drawn
 from pyrovae.files import whole
 from pyrovae.objective import Objective
 from pyrovae.objectives import ELBO
@@ -91,8 +94,8 @@ def fit(
     Args:
         vae: the model, changed in place.
         train: data `(N, *event)`, kept on the device if they fit there, else streamed; `data.Intensities` are
-            binarized on the device, anew each epoch. Or a map-style `Dataset` of data (or of tuples that begin with
-            one), streamed.
+            binarized, and `data.Levels` dequantized, on the device, anew each epoch. Or a map-style `Dataset` of data
+            (or of tuples that begin with one), streamed.
         valid: data `(N, *event)` to validate on after each epoch.
         objective: any `pyro.infer.ELBO`; by default `objectives.ELBO()`. Its schedules start anew; what its baseline
             has learned before is kept.
@@ -142,16 +145,18 @@ def fit(
         resume,
     )
     device = next(vae.parameters()).device
-    with isolated(seed):
+    with isolated(seed), _frozen_on_purpose():
         batches = Batches(train, batch_size, shuffle, seed, device)
-        _check_data(vae, train, valid)
         objective = ELBO() if objective is None else objective
+        at_a_point = require(vae, objective, _checked(vae, train, valid)).at_a_point
         groups = _groups(vae, encoder_lr)
         if ours := isinstance(objective, Objective):
             objective.to(device).step = 0
             groups += [{"params": p} for p in [list(objective.parameters())] if p]
         optim = optimizer(groups)
         schedule = None if scheduler is None else scheduler(optim)
+        if (patience or isinstance(schedule, ReduceLROnPlateau)) and at_a_point:
+            raise ValueError("early stopping and ReduceLROnPlateau watch the ELBO, which a Delta posterior has not")
         if getattr(schedule, "mode", "min") == "max":
             raise ValueError("ReduceLROnPlateau watches a loss, minus the validation ELBO: leave its mode at 'min'")
         step = _Step(vae, optim, objective, clip_norm)
@@ -189,10 +194,10 @@ def fit(
             while not _is_over(history, epochs, patience, warm_up, max_seconds):
                 bar.set_description(f"epoch {len(history) + 1}" + (f"/{epochs}" if max_seconds is None else ""))
                 row = {"epoch": len(history) + 1, **_epoch(vae, step, batches, schedule, bar)}
-                _require_finite(row)
+                _require_finite(row, at_a_point)
                 if valid is not None:
                     row |= _validation(vae, valid, valid_num_samples, seed)
-                    _require_finite(row)
+                    _require_finite(row, at_a_point)
                 history.append(row)
                 bar.set_postfix(
                     {k: f"{row[k]:.2f}" for k in ("elbo", "reconstruction", "kl", "valid_elbo") if k in row}
@@ -207,6 +212,14 @@ def fit(
         vae.load_state_dict(best)
     vae.eval()
     return history
+
+
+@contextmanager
+def _frozen_on_purpose() -> Iterator[None]:
+    """Without Pyro's warning, in each step, that a parameter does not require a gradient."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*was not registered in the param store because requires_grad=False")
+        yield
 
 
 class _Step:
@@ -232,9 +245,9 @@ class _Step:
                 loss = loss[0] if isinstance(loss, tuple) else loss
                 runs = [reduce_traces(p, q) for p, q in zip(self.model.pop(), self.guide.pop(), strict=True)]
             if not runs or runs[0] is None:  # a compiled ELBO runs the programs but once, others draw not from q(z | x)
-                with isolated(), ModuleParameters():
+                with isolated(), ModuleParameters(), buffers_restored(self.model, self.guide):
                     runs = [log_densities(self.model, self.guide, x)]
-            terms = [torch.stack([run.mean(t).sum() for t in (run.reconstruction, run.kl)]) for run in runs]
+            terms = [torch.stack([run.mean(t).sum() for t in (run.reconstruction, run.rate)]) for run in runs]
             return torch.cat([-torch.as_tensor(loss).to(x).reshape(1), sum(terms) / len(terms)])
 
 
@@ -292,8 +305,9 @@ def _validation(vae: VAE, valid: Tensor, num_samples: int, seed: int) -> dict[st
     return {f"valid_{name}": value.double().mean().item() for name, value in terms.items()}
 
 
-def _require_finite(row: dict[str, float]) -> None:
-    for name in ("elbo", "valid_elbo"):
+def _require_finite(row: dict[str, float], at_a_point: bool) -> None:
+    """The ELBO, or of a guide without one its first term."""
+    for name in ("reconstruction", "valid_reconstruction") if at_a_point else ("elbo", "valid_elbo"):
         if not math.isfinite(row.get(name, 0.0)):
             raise FloatingPointError(
                 f"{name} is {row[name]} in epoch {row['epoch']}: try a smaller learning rate or clip_norm, and look "
@@ -377,13 +391,14 @@ def _check_arguments(
         raise ValueError("to resume, give the folder that holds the checkpoint")
 
 
-def _check_data(vae: VAE, train: Tensor | Dataset, valid: Tensor | None) -> None:
-    """Refuse at once data without a density; of a streamed set the first datum, the others as they come."""
-    if isinstance(train, Intensities):
-        train = torch.bernoulli(train, generator=torch.Generator(train.device).manual_seed(0))
+def _checked(vae: VAE, train: Tensor | Dataset, valid: Tensor | None) -> Tensor:
+    """Some of the training data, if all have a density; of a streamed set the first datum, the others as they come."""
+    if isinstance(train, Drawn):
+        train = train.draw(torch.Generator(train.device).manual_seed(0))
     if not isinstance(train, Tensor):
         first = train[0]
         train = (first[0] if isinstance(first, list | tuple) else first).unsqueeze(0)
     vae.check(train, "train")
     if valid is not None:
         vae.check(valid, "valid")
+    return train[:2].to(next(vae.parameters()).device)

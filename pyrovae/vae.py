@@ -8,7 +8,9 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae import encoders
 from pyrovae.parameters import unique_name
+from pyrovae.supports import describe, within
 
 __all__ = ["VAE"]
 
@@ -52,7 +54,16 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         self.prior, self.likelihood, self.encoder = prior, likelihood, encoder
-        self._check_shapes()
+        # Parts that are made of others, such as a prior of q(z | x), get to know them.
+        before = [(part, part.joined) for part in (prior, likelihood, encoder) if hasattr(part, "join")]
+        try:
+            for part, _ in before:
+                part.join(self)
+            self._check_fit()
+        except ValueError:
+            for part, joined in before:
+                part.joined = joined
+            raise
 
     def model(self, x: Tensor) -> None:
         """p(x, z) = p(z) p(x | z), x observed: data `(B, *event)`."""
@@ -91,13 +102,21 @@ class VAE(nn.Module):
         """What Pyro's store calls this object; no other object, a copy of this one included, is called so."""
         return unique_name(self)
 
-    def _check_shapes(self) -> None:
-        z = tuple(self.prior().event_shape)
+    def _check_fit(self) -> None:
+        p = self.prior()
+        z = tuple(p.event_shape)
         q = getattr(self.encoder, "event_shape", None)
         if q is not None and q != z:
             raise ValueError(
                 f"the prior is over z of shape {z}, but {type(self.encoder).__name__} gives {q}: a network with the "
-                f"output shape {(self.encoder.num_parameters * z[0],)} would fit"
+                f"output shape {(self.encoder.num_outputs(z[0]),)} would fit"
+            )
+        support = getattr(self.encoder, "support", None)
+        if support is not None and not within(support, p.support):
+            fitting = [name for name in encoders.__all__ if within(getattr(encoders, name).support, p.support)]
+            raise ValueError(
+                f"the prior {type(self.prior).__name__} is over {describe(p.support)}, but the encoder "
+                f"{type(self.encoder).__name__} over {describe(support)}: use encoders.{', '.join(fitting)}"
             )
         x = getattr(self.likelihood, "event_shape", None)
         for part, b, given in (("likelihood", "z", z), ("encoder", "x", x)):

@@ -11,6 +11,7 @@ from pyrovae import draws
 from pyrovae.densities import Call, LogDensities
 from pyrovae.gradient import Gradient, with_value
 from pyrovae.sites import log_probs, sample_sites
+from pyrovae.supports import describe, scores
 
 if TYPE_CHECKING:
     from pyrovae.objective import Objective
@@ -65,10 +66,22 @@ class Sleep(Gradient):
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""
+        _check_dreams(densities)
         value = objective.target(densities).detach()
         weight = densities.log_weight.detach().softmax(0)
         wake = (weight * densities.log_joint).sum(0)
         return with_value(value, wake + _dream(densities.call, densities.p))
+
+
+def _check_dreams(densities: LogDensities) -> None:
+    """Refuse a model that dreams of what the guide has no density for."""
+    for name, site in densities.q.items():
+        p, q = densities.p[name]["fn"], site["fn"]
+        if not scores(q, p):
+            raise ValueError(
+                f"the guide learns from dreams, z ~ p(z), but at site '{name}' these lie in {describe(p.support)} and "
+                f"q(z | x) in {describe(q.support)}: use gradients.Wake"
+            )
 
 
 def _dream(call: Call, sites: dict[str, dict]) -> Tensor:

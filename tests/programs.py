@@ -15,7 +15,7 @@ def make_vae(seed=0, latent_dim=3, prior=priors.StandardNormal, likelihood=likel
     pyro.set_rng_seed(seed)
     return VAE(
         prior=prior(latent_dim),
-        likelihood=likelihood(lambda p: networks.MLP(latent_dim, (p, *SHAPE[1:]), hidden=(16,))),
+        likelihood=likelihood(lambda n: networks.MLP(latent_dim, (n(1), *SHAPE[1:]), hidden=(16,))),
         encoder=encoders.DiagonalNormal(networks.MLP(SHAPE, 2 * latent_dim, hidden=(16,))),
     )
 

@@ -2,12 +2,12 @@ import itertools
 
 import pytest
 import torch
-from scipy.stats import chi2
+from scipy.stats import chi2, kstest
 from torch.utils.data import Dataset, TensorDataset
 
 from pyrovae import batches as module
 from pyrovae.batches import Batches
-from pyrovae.data import Intensities
+from pyrovae.data import Intensities, Levels
 
 LEVEL = 1e-3  # of the statistical tests, each with a fixed seed
 CPU = torch.device("cpu")
@@ -92,10 +92,15 @@ def test_order_leaves_the_random_state_alone(kept):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("drawn", [False, True])
-def test_resident_and_streamed_give_the_same_batches(drawn, monkeypatch):
-    data = torch.rand(50, 1, 3, 3, dtype=torch.float64)
-    data = Intensities(data) if drawn else data
+def grey(n):
+    """N data of 5 grey levels."""
+    return torch.arange(2.0 * n).reshape(n, 2, 1) % 5 / 4
+
+
+@pytest.mark.parametrize("kind", [None, Intensities, Levels])
+def test_resident_and_streamed_give_the_same_batches(kind, monkeypatch):
+    data = (torch.rand(50, 1, 3, 3, dtype=torch.float64) * 255).round() / 255
+    data = kind(data) if kind else data
     resident = make(data)
     monkeypatch.setattr(module, "_fits", lambda data, device: False)
     streamed = make(data)
@@ -122,6 +127,17 @@ def test_dynamic_binarization_has_the_intensities_as_means_and_is_new_each_epoch
     errors = (epochs.mean(0)[:, 1:-1] - inner) ** 2 / (inner * (1 - inner) / len(epochs))
     assert LEVEL < chi2.sf(errors.sum().item(), inner.numel()) < 1 - LEVEL
     assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_dequantization_is_uniform_in_each_cell_and_new_each_epoch(kept):
+    x = grey(40)
+    batches = make(Levels(x, 5), batch_size=16, shuffle=False)
+    epochs = torch.stack([epoch(batches) for _ in range(30)])
+    u = epochs.double() * 5 - (x * 4).round()
+    assert kstest(u.flatten().numpy(), "uniform").pvalue > LEVEL
+    # Each datum's means over epochs, so that draws that came again would be found.
+    errors = (u.mean(0) - 0.5) ** 2 / (1 / 12 / len(epochs))
+    assert LEVEL < chi2.sf(errors.sum().item(), x.numel()) < 1 - LEVEL
 
 
 def test_drawn_batches_are_plain_tensors_in_the_shuffled_order(kept):
@@ -188,22 +204,24 @@ def test_no_data_are_refused(data):
         make(data)
 
 
-def test_binarization_depends_on_the_seed_alone(kept):
-    grey = Intensities(torch.full((50, 2, 1), 0.5))
-    first = epoch(make(grey, seed=1))
+@pytest.mark.parametrize("kind", [Intensities, lambda x: Levels(x, 5)])
+def test_draws_depend_on_the_seed_alone(kind, kept):
+    data = kind(grey(50))
+    first = epoch(make(data, seed=1))
     torch.manual_seed(99)
-    batches = make(grey, seed=1)
+    batches = make(data, seed=1)
     drawn = []
     for x in batches:
         torch.rand(7)  # what a model draws between batches
         drawn.append(x)
     assert torch.equal(torch.cat(drawn), first)
-    assert not torch.equal(epoch(make(grey, seed=2)), first)
+    assert not torch.equal(epoch(make(data, seed=2)), first)
 
 
-def test_binarization_goes_on_from_its_state(kept):
-    grey = Intensities(torch.full((50, 2, 1), 0.5))
-    one, other = make(grey), make(grey)
+@pytest.mark.parametrize("kind", [Intensities, lambda x: Levels(x, 5)])
+def test_draws_go_on_from_their_state(kind, kept):
+    data = kind(grey(50))
+    one, other = make(data), make(data)
     epoch(one)
     other.load_state_dict(one.state_dict())
     assert torch.equal(epoch(other), epoch(one))

@@ -553,6 +553,101 @@ def test_a_linear_decoder_is_scored_against_its_exact_evidence(tmp_path, monkeyp
     assert drawn["num_particles"] == ks
 
 
+# Likelihoods on grey values ------------------------------------------------------------------------------------------
+
+NORMAL = "Normal: --likelihood Normal --dequantize true"
+ON_GREY = ["--binarize", "none", "--entries", NORMAL, "wide: --likelihood Normal --dequantize true --latent_dim 2"]
+ON_GREY += ["DiscretizedLogistic: --likelihood DiscretizedLogistic", "raw: --likelihood Normal"]
+
+
+@pytest.fixture(scope="module")
+def on_grey(tmp_path_factory):
+    """Densities of dequantized data, probabilities, and densities that are not comparable."""
+    folder, drawn = tmp_path_factory.mktemp("grey") / "all", {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("learning_curves", "tightness"):
+            patch.setattr(plotting, name, lambda *args, name=name: drawn.update({name: args}) or Figure())
+        result = compare(folder, *ON_GREY)
+    return SimpleNamespace(folder=folder, result=result, drawn=drawn)
+
+
+def test_likelihoods_on_grey_values_are_compared_by_the_probabilities_of_the_images(on_grey):
+    table, differences = on_grey.result.table.set_index("entry"), on_grey.result.differences
+    masses = {}
+    for name in table.index:
+        cells = [on_grey.folder / "cells" / name / f"seed-{seed}" for seed in (0, 1)]
+        loaded = [runs.load(cell) for cell in cells]
+        values = {
+            "elbo": [evaluation.scores(r.vae, r.dataset.test, 20, r.options.seed).elbo.value for r in loaded],
+            "log_likelihood": [evaluation.log_likelihood(r.vae, r.dataset.test, 20, r.options.seed)[0] for r in loaded],
+        }
+        of_levels = -16 * math.log(256) if name in ("Normal", "wide") else 0  # 4 x 4 bytes
+        for quantity, of in values.items():
+            masses[name, quantity] = torch.stack(of).double().numpy() + of_levels
+            assert table.loc[name, quantity] == pytest.approx(masses[name, quantity].mean(), rel=1e-6)
+        kept = [json.loads((cell / "scores.json").read_text()) for cell in cells]
+        if name == "raw":
+            assert [numbers["bits_per_dimension"] for numbers in kept] == [None, None]
+            assert math.isnan(table.loc[name, "bits_per_dimension"])
+            continue
+        bits = -masses[name, "log_likelihood"].mean(1) / 16 / math.log(2)
+        assert [numbers["bits_per_dimension"] for numbers in kept] == pytest.approx(bits.tolist(), rel=1e-6)
+        assert table.loc[name, "bits_per_dimension"] == pytest.approx(bits.mean(), rel=1e-6)
+        assert 0 < bits.mean() < 12
+    pairs = {(row.entry, row.minus) for row in differences.itertuples()}
+    assert pairs == {("wide", "Normal"), ("DiscretizedLogistic", "Normal"), ("DiscretizedLogistic", "wide")}
+    for row in differences.itertuples():
+        d = masses[row.entry, row.quantity] - masses[row.minus, row.quantity]
+        found = row.difference, row.seed_std_error, row.image_std_error, row.std_error
+        assert found == pytest.approx(crossed(d), rel=1e-6)
+
+
+def test_a_density_of_grey_values_is_shown_as_not_comparable_with_the_reason(on_grey):
+    text = str(on_grey.result)
+    (row,) = [line for line in text.splitlines() if line.startswith("| raw")]
+    assert row.count("not comparable") == 3
+    assert "Not comparable: raw: p(x) is a density at values that were not dequantized" in text
+    assert " raw " not in text.partition("Differences")[2]
+    assert "not comparable" in (on_grey.folder / "table.tex").read_text()
+    (histories,), (_, bounds, exact) = on_grey.drawn["learning_curves"], on_grey.drawn["tightness"]
+    assert list(histories) == list(bounds) == ["Normal", "wide", "DiscretizedLogistic"]
+    cells = [on_grey.folder / "cells" / "wide" / f"seed-{seed}" for seed in (0, 1)]
+    expected = np.mean([np.load(cell / "scores.npz")["exact"] for cell in cells]) - 16 * math.log(256)
+    assert exact == {"wide": pytest.approx(expected)}
+    for name, shift in (("Normal", -16 * math.log(256)), ("DiscretizedLogistic", 0)):
+        cell = on_grey.folder / "cells" / name / "seed-1"
+        kept = pd.read_csv(cell / "history.csv")
+        for key in ("valid_elbo", "valid_log_likelihood"):
+            assert [r[key] for r in histories[name][1]] == pytest.approx((kept[key] + shift).tolist())
+        assert [r["elbo"] for r in histories[name][1]] == pytest.approx(kept["elbo"].tolist())
+        of = [np.load(cell.with_name(f"seed-{seed}") / "scores.npz")["bounds"] for seed in (0, 1)]
+        assert bounds[name] == pytest.approx((np.mean(of, 0) + shift).tolist())
+
+
+def test_a_comparison_on_grey_values_is_finished_once(on_grey, monkeypatch):
+    monkeypatch.setattr(runs, "train", never)
+    again = compare(on_grey.folder, *ON_GREY)
+    pd.testing.assert_frame_equal(again.table, on_grey.result.table)
+
+
+def test_densities_alone_are_compared_as_they_are(tmp_path):
+    entries = "--entries", "a: --likelihood Normal", "b: --likelihood Normal --latent_dim 2"
+    result = compare(tmp_path, "--binarize", "none", "--epochs", "1", "--seeds", "0", *entries)
+    assert "bits_per_dimension" not in result.table
+    assert len(result.differences) == 2
+    assert "not comparable" not in str(result).lower()
+    kept = json.loads((tmp_path / "cells" / "a" / "seed-0" / "scores.json").read_text())
+    assert result.table["elbo"][0] == pytest.approx(kept["elbo"])
+
+
+def test_equal_files_of_other_images_are_told_apart_before_training(tmp_path):
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other" / "kinds.npy", np.load("kinds.npy")[::-1])
+    entries = "--entries", NORMAL, f"raw: --likelihood Normal --data {tmp_path}/other/kinds.npy"
+    with pytest.raises(ValueError, match="'Normal' and 'raw' are of different data"):
+        parse(tmp_path / "out", "--binarize", "none", *entries)
+
+
 # Budgets -------------------------------------------------------------------------------------------------------------
 
 
@@ -633,6 +728,11 @@ TWO = ["--entries", "a:", "b: --objective IWAE"]
         (["--entries", "a:", "b: --likelihood Normal"], "'a' and 'b' .*different binarization"),
         (["--entries", "a:", "b: --valid_size 5"], "'a' and 'b' are of different data"),
         (["--binarize", "dynamic", "--entries", "a:", "b: --likelihood Normal"], "probabilities of data.*densities"),
+        (["--entries", "a:", "b: --likelihood Normal --dequantize true"], "'a' and 'b' .*different binarization"),
+        (["--dequantize", "true", "--entries", "a:"], "entry 'a': Bernoulli needs .*binarize"),
+        (["--entries", "a: --binarize static --dequantize true"], "leaves no grey levels to dequantize"),
+        (["--entries", "a: --likelihood DiscretizedLogistic --likelihood.levels 17"], "number of levels to theirs"),
+        (["--entries", "a: --likelihood Categorical --likelihood.categories 17"], "of 17 values, but test"),
         (["--entries", "a:", "bits: --prior Bernoulli --encoder Bernoulli"], "entry 'bits': .*Pathwise"),
         ([*TWO, "--decoder_evaluations", "800"], "an epoch of entry 'b' takes 900 .*budget of 800"),
         ([*TWO, "--decoder_evaluations", "1e6", "--max_seconds", "9"], "one budget"),

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from data_files import LEVEL, PARTS, equal, in_parts, pixels, save, sha256
-from scipy.stats import chi2, norm
+from scipy.stats import chi2, kstest, norm
 
 from pyrovae import data
-from pyrovae.data import Intensities
+from pyrovae.data import Intensities, Levels
 
 pytestmark = pytest.mark.usefixtures("no_network", "opened")
+
+GREY = np.tile(np.arange(256, dtype=np.uint8).reshape(16, 16), (120, 1, 1))  # 120 images of all levels
 
 # Binarization ---------------------------------------------------------------------------------------------------------
 
@@ -110,13 +112,118 @@ def test_unknown_binarization_is_refused_with_the_known_ones():
         data.load("digits", binarize="stochastic")
 
 
+# Dequantization -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def levels(tmp_path):
+    return save(tmp_path / "levels.npy", GREY)
+
+
+def noise(x, k, n):
+    """U of x = (k + u) / n, in float64."""
+    return (x.double() * n - torch.as_tensor(k, dtype=torch.float64)).flatten().numpy()
+
+
+@pytest.mark.parametrize("part", PARTS[1:])
+def test_dequantized_levels_are_uniform_in_their_cells(part, levels):
+    x = getattr(data.load(levels, dequantize=True), part)
+    assert type(x) is torch.Tensor
+    assert x.dtype == torch.float32
+    u = noise(x, np.tile(np.arange(256).reshape(1, 16, 16), (len(x), 1, 1, 1)), 256)
+    assert -1e-9 < u.min() < u.max() <= 1 + 1e-9
+    assert kstest(u, "uniform").pvalue > LEVEL
+    assert 2 * norm.sf(abs(np.corrcoef(u[::2], u[1::2])[0, 1]) * (len(u) / 2) ** 0.5) > LEVEL
+
+
+def test_sixteenths_have_17_levels():
+    raw, found = data.load("digits"), data.load("digits", dequantize=True)
+    assert raw.protocol.levels == found.protocol.levels == found.train.levels == 17
+    u = noise(found.test, (raw.test * 16).round(), 17)
+    assert kstest(u, "uniform").pvalue > LEVEL
+    expected = (16 * raw.train.double() + 0.5) / 17  # the mean of (16 x + u) / 17
+    assert torch.allclose(found.train.as_subclass(torch.Tensor).double(), expected, atol=1e-7)
+
+
+def test_bytes_that_are_binary_have_two_levels(tmp_path):
+    found = data.load(save(tmp_path / "x.npy", pixels(40, 6) // 128), dequantize=True)
+    assert found.protocol.levels == 2
+    raw = data.load(str(tmp_path / "x.npy")).test
+    assert torch.equal(found.test > 0.5, raw == 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("u", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("n", [2, 17, 256, 65_536])
+def test_draws_at_the_ends_stay_within_the_open_interval_and_within_their_cells(n, u, dtype, monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, dtype, **_: torch.full(shape, u, dtype=dtype))
+    k = torch.arange(n, dtype=dtype)
+    x = Levels(k / (n - 1), n).draw(torch.Generator())
+    assert x.dtype == dtype
+    assert x.min() > 0
+    assert x.max() < 1
+    slack = 2 * torch.finfo(dtype).eps
+    assert ((x >= k / n - slack) & (x <= (k + 1) / n + slack)).all()
+
+
+def test_dequantized_training_data_are_drawn_anew_about_their_means(levels):
+    train = data.load(levels, dequantize=True).train
+    assert isinstance(train, Levels)
+    generator = torch.Generator().manual_seed(0)
+    first, second = train.draw(generator), train.draw(generator)
+    assert not torch.equal(first, second)
+    z = (first.double() - train.as_subclass(torch.Tensor).double()).mean() / (1 / 256 / 12**0.5) * first.numel() ** 0.5
+    assert 2 * norm.sf(abs(z)) > LEVEL
+
+
+def test_dequantization_follows_from_the_seed_alone_and_leaves_random_states_alone(levels):
+    before = torch.get_rng_state()
+    first, again, other = (data.load(levels, dequantize=True, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(in_parts(first), in_parts(again), strict=True))
+    assert not torch.equal(first.test, other.test)
+    assert torch.equal(first.train, other.train)
+    assert first.protocol.raw_checksum == other.protocol.raw_checksum != first.protocol.checksum
+
+
+@pytest.mark.parametrize("binarize", ["threshold", "static", "dynamic"])
+def test_binary_data_are_not_dequantized(binarize):
+    with pytest.raises(ValueError, match=f"binarize='{binarize}' leaves no grey levels to dequantize: take one"):
+        data.load("digits", binarize, dequantize=True)
+
+
+def test_data_without_known_levels_are_not_dequantized(grey):
+    assert data.load(grey).protocol.levels is None
+    with pytest.raises(ValueError, match=r"no known number of grey levels.*save them as bytes.*dequantize=False"):
+        data.load(grey, dequantize=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "n", "words"),
+    [
+        ([0.0, 0.3], 256, r"grey values of 256 levels are 0, 1/255, \.\.\., 1, but there is 0\.3"),
+        ([0.0, 0.0625], 256, "but there is 0.0625: give the number of levels"),
+        ([1.0, float("nan")], 256, "but there is nan"),
+        ([0.0, 256 / 255], 256, "but there is 1.00392"),
+        ([-1 / 255, 1.0], 256, "but there is -0.00392"),
+        ([0.0, 1.0], 1, "from 2 to 65,536 grey levels, not 1"),
+    ],
+)
+def test_what_is_no_level_is_refused(x, n, words):
+    with pytest.raises(ValueError, match=words):
+        Levels(torch.tensor(x), n)
+    with pytest.raises(ValueError, match=r"floating point, not torch\.uint8"):
+        Levels(torch.tensor([0, 255], dtype=torch.uint8))
+
+
 # Protocol -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("binarize", ["none", "threshold", "static", "dynamic"])
+@pytest.mark.parametrize("binarize", ["none", "threshold", "static", "dynamic", "dequantized"])
 def test_protocol_tells_all_that_numbers_depend_on(binarize, tmp_path):
     path = save(tmp_path / "x.npz", x=pixels(60, 5, 7))
-    found = data.load(path, binarize, seed=5)
+    dequantize, binarize = binarize == "dequantized", binarize.replace("dequantized", "none")
+    found = data.load(path, binarize, seed=5, dequantize=dequantize)
     fields = found.protocol.to_dict()
     assert json.loads(json.dumps(fields)) == fields
     assert "random_state=0" in fields.pop("split")
@@ -127,9 +234,12 @@ def test_protocol_tells_all_that_numbers_depend_on(binarize, tmp_path):
         "test_size": 10,
         "shape": [1, 5, 7],
         "scaling": "divided by 255",
+        "levels": 256,
         "binarize": binarize,
-        "binarize_seed": 5 if binarize in ("static", "dynamic") else None,
+        "dequantize": dequantize,
+        "binarize_seed": 5 if dequantize or binarize in ("static", "dynamic") else None,
         "checksum": sha256(found),
+        "raw_checksum": sha256(data.load(path)),
     }
 
 
@@ -154,11 +264,20 @@ def test_checksum_tells_shape_and_draws_apart(tmp_path):
     assert data.load(str(tmp_path / "x.npy"), "static", seed=1).protocol.checksum == checksums[-1]
 
 
-# Intensities ----------------------------------------------------------------------------------------------------------
+# What stands for its draws --------------------------------------------------------------------------------------------
 
 
-def intensities():
-    return Intensities(torch.linspace(0, 1, 12).reshape(4, 3))
+KINDS = {"intensities": Intensities, "levels": lambda x: Levels(x, 12)}
+
+
+@pytest.fixture(params=KINDS)
+def means(request):
+    """12 values of either kind."""
+    return KINDS[request.param](torch.linspace(0, 1, 12).reshape(4, 3))
+
+
+def same_kind(x, y):
+    return type(x) is type(y) and vars(x) == vars(y)
 
 
 @pytest.mark.parametrize(
@@ -177,21 +296,20 @@ def intensities():
     ],
     ids=["index", "slice", "indices", "mask", "device", "dtype", "meta", "clone", "float", "double"],
 )
-def test_indexing_and_moving_intensities_gives_intensities(get):
-    x = intensities()
-    plain, got = get(x.as_subclass(torch.Tensor)), get(x)
-    assert type(got) is Intensities
+def test_indexing_and_moving_gives_the_same_kind(get, means):
+    plain, got = get(means.as_subclass(torch.Tensor)), get(means)
+    assert same_kind(got, means)
     assert got.shape == plain.shape
     assert got.dtype == plain.dtype
     assert got.is_meta or torch.equal(got, plain)
 
 
 @pytest.mark.parametrize("move", ["to", "cpu", "cuda"])
-def test_moving_to_any_device_gives_intensities(move, monkeypatch):
+def test_moving_to_any_device_gives_the_same_kind(move, means, monkeypatch):
     # What torch calls for a subclass, as if the data came from another device, where a move makes another tensor.
     monkeypatch.setattr(torch.Tensor, move, lambda x: x.as_subclass(torch.Tensor).clone())
-    got = Intensities.__torch_function__(getattr(torch.Tensor, move), (Intensities,), (intensities(),))
-    assert type(got) is Intensities
+    got = means.__torch_function__(getattr(torch.Tensor, move), (type(means),), (means,))
+    assert same_kind(got, means)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +324,7 @@ def test_moving_to_any_device_gives_intensities(move, monkeypatch):
         lambda x: 1 - x,
         lambda x: x.detach(),
         lambda x: torch.bernoulli(x),
+        lambda x: x.draw(torch.Generator()),
         lambda x: torch.stack([x, x]),
         lambda x: torch.cat([x, x]),
         lambda x: x.to(torch.int64),
@@ -221,21 +340,27 @@ def test_moving_to_any_device_gives_intensities(move, monkeypatch):
         "subtract",
         "detach",
         "bernoulli",
+        "draw",
         "stack",
         "cat",
         "integers",
         "split",
     ],
 )
-def test_other_operations_on_intensities_give_plain_tensors(operate):
-    assert type(operate(intensities())) is torch.Tensor
+def test_other_operations_give_plain_tensors(operate, means):
+    assert type(operate(means)) is torch.Tensor
 
 
-def test_intensities_are_copied_and_pickled_as_such():
-    x = intensities()
-    for y in (pickle.loads(pickle.dumps(x)), torch.load(_saved(x), weights_only=False)):
-        assert type(y) is Intensities
-        assert torch.equal(x, y)
+def test_a_plain_tensor_indexed_or_moved_by_such_stays_plain(means):
+    plain = torch.arange(12.0).reshape(4, 3)
+    assert type(plain.to(means)) is torch.Tensor
+    assert type(plain[means > 0.5]) is torch.Tensor
+
+
+def test_they_are_copied_and_pickled_as_such(means):
+    for y in (pickle.loads(pickle.dumps(means)), torch.load(_saved(means), weights_only=False)):
+        assert same_kind(y, means)
+        assert torch.equal(means, y)
 
 
 def _saved(x):
@@ -245,12 +370,11 @@ def _saved(x):
     return buffer
 
 
-def test_intensities_can_be_deep_copied():
-    x = intensities()
-    y = copy.deepcopy(x)
-    assert type(y) is Intensities
-    assert torch.equal(x, y)
-    assert x.data_ptr() != y.data_ptr()
+def test_they_can_be_deep_copied(means):
+    y = copy.deepcopy(means)
+    assert same_kind(y, means)
+    assert torch.equal(means, y)
+    assert means.data_ptr() != y.data_ptr()
 
 
 @pytest.mark.parametrize("value", [-0.25, 1.5, float("nan"), float("inf")])

@@ -706,7 +706,7 @@ def test_no_more_than_the_limit_is_decoded_at_once(monkeypatch):
         support, remedy = dist.constraints.real, ""
 
         def forward(self, z):
-            (loc,) = self.parameters_of(z, dim=z.dim() - 1)
+            (loc,) = self.parameters_of(z)
             return Recording(loc, torch.ones(())).to_event(1)
 
         def marginal_parameters(self, x):

@@ -1,20 +1,42 @@
 """Laws of every likelihood: p(x | z), event the shape of one datum, its parameters computed by a network."""
 
+import copy
 import re
 from functools import partial
 from itertools import product
 
+import mpmath
 import numpy as np
+import pyro
 import pytest
 import torch
-from scipy.stats import bernoulli, norm
+from pyro.distributions import constraints
+from scipy import stats
+from scipy.stats import norm
 from torch import nn
 
 from pyrovae import likelihoods, networks
+from pyrovae.distributions.grid import Grid
+from pyrovae.distributions.open_interval import OpenUnitInterval
 
 # Arguments of a likelihood beyond its network: one case for each entry, the defaults for one that is not listed.
-VARIANTS = {"Normal": [{}, {"scale": None}, {"scale": 0.5, "learned": False}]}
+SCALES = [{}, {"scale": None}, {"scale": 0.5, "learned": False}]
+VARIANTS = {
+    "Categorical": [{"categories": 16}, {"categories": 5, "step": 1.0}],
+    "DiscretizedLogistic": [{}, {"levels": 4}],
+    "DiscretizedLogisticMixture": [{"components": 3}, {"components": 1, "levels": 4}],
+    "Laplace": SCALES,
+    "Multinomial": [{"total_count": 20}],
+    "NegativeBinomial": [{}, {"inverse_dispersion": None}],
+    "Normal": SCALES,
+    "StudentT": [{}, {"df": 2.5, "scale": None}],
+    "ZeroInflatedNegativeBinomial": [{}, {"inverse_dispersion": None}],
+}
 CASES = [(name, variant) for name in likelihoods.__all__ for variant in VARIANTS.get(name, [{}])]
+
+DEPENDENT = {"DiscretizedLogisticMixture", "Multinomial"}  # elements of x depend on each other given z
+GIVEN_TOTAL = {"Multinomial"}  # p(x | z) sums to 1 for each total of x
+NOT_AT_MEAN = {"Categorical", "DiscretizedLogistic", "DiscretizedLogisticMixture", "Laplace", "StudentT"}  # but close
 
 SHAPES = [(5,), (1, 8, 8), (3, 4, 4)]
 LEADS = [(), (6,), (2, 6)]
@@ -54,29 +76,37 @@ def family(name, network, variant):
 
 def make(name, variant, shape, build=MLP):
     """A likelihood in float64, its parameters moved away from where they start."""
-    likelihood = family(name, lambda p: build(LATENT_DIM, (p * shape[0], *shape[1:])), variant).double()
+    likelihood = family(name, lambda n: build(LATENT_DIM, (n(shape[0]), *shape[1:])), variant).double()
     with torch.no_grad():
         for parameter in likelihood.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return likelihood
 
 
-def num_parameters(name, variant):
-    """How many parameters the family asks the builder of its network for."""
+def num_outputs(name, variant, size):
+    """How many first-dimension outputs the family asks the builder of its network for."""
     asked = []
-    family(name, lambda p: asked.append(p) or networks.MLP(LATENT_DIM, p), variant)
+    family(name, lambda n: asked.append(n(size)) or nn.Identity(), variant)
     (number,) = asked
     return number
 
 
+def support(name, variant):
+    return family(name, nn.Identity(), variant).support
+
+
 def elements(support):
-    """Values of one element all over its support, and the measure that each stands for."""
+    """Values of one element all over its support, and the measure that each stands for: sum f(x) m = int f(x) dx."""
     if support.is_discrete:
-        values, measure = np.arange(-10.0, 300), 1.0
-    else:  # midpoints of cells that end at the whole numbers
-        values, measure = np.arange(-40, 40, 1e-3) + 5e-4, 1e-3
-    values = torch.from_numpy(values)
-    return values[support.check(values)], measure
+        values = torch.arange(-10.0, 4000, dtype=torch.float64) * getattr(support, "step", 1.0)
+        values = values[support.check(values)]
+        return values, torch.ones_like(values)
+    t = torch.arange(-40, 40, 1e-3, dtype=torch.float64)  # the trapezoidal rule, where the integrand falls off
+    if support is constraints.real:
+        return t.sinh(), t.cosh() * 1e-3
+    values, measure = t.sigmoid(), t.sigmoid() * (-t).sigmoid() * 1e-3
+    inside = support.check(values)
+    return values[inside], measure[inside]
 
 
 def outside(support):
@@ -86,6 +116,16 @@ def outside(support):
     return bad[0] if len(bad) else None
 
 
+def farthest(support, dtype):
+    """The values at the ends of a support, or far out where it has none."""
+    if isinstance(support, Grid):
+        return [0.0, support.step * (support.levels - 1)]
+    if isinstance(support, OpenUnitInterval):
+        return [torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps / 2]
+    values = torch.tensor([-1e4, 0.0, 1.0, 1e4])
+    return values[support.check(values)].tolist()
+
+
 def silence(likelihood):
     """Set the last weights to 0, so that z tells nothing."""
     nn.init.zeros_([m for m in likelihood.network.modules() if hasattr(m, "weight")][-1].weight)
@@ -93,12 +133,14 @@ def silence(likelihood):
 
 over_cases = pytest.mark.parametrize(("name", "variant"), CASES, ids=label)
 over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+over_normalized = pytest.mark.parametrize(("name", "variant"), [c for c in CASES if c[0] not in GIVEN_TOTAL], ids=label)
 over_stacked = pytest.mark.parametrize(
-    ("name", "variant"), [case for case in CASES if num_parameters(*case) > 1], ids=label
+    ("name", "variant"), [case for case in CASES if num_outputs(*case, 1) > 1], ids=label
 )
 over_bounded = pytest.mark.parametrize(
-    ("name", "variant"), [c for c in CASES if outside(getattr(likelihoods, c[0]).support) is not None], ids=label
+    ("name", "variant"), [c for c in CASES if outside(support(*c)) is not None], ids=label
 )
+over_means = pytest.mark.parametrize(("name", "variant"), [c for c in CASES if c[0] not in NOT_AT_MEAN], ids=label)
 
 
 # The distribution
@@ -112,23 +154,62 @@ def test_event_is_one_datum_for_any_leading_dimensions(name, variant, shape, lea
     p = likelihood(z)
     assert (p.batch_shape, p.event_shape, likelihood.event_shape) == (lead, shape, shape)
     x = p.sample()
-    assert x.shape == (*lead, *shape)
-    assert p.log_prob(x).shape == lead
+    assert x.shape == p.mean.shape == (*lead, *shape)
+    log_prob = p.log_prob(x)
+    assert log_prob.shape == lead
     one_by_one = [likelihood(a).log_prob(b) for a, b in zip(z.reshape(-1, 2), x.reshape(-1, *shape), strict=True)]
-    torch.testing.assert_close(p.log_prob(x), torch.stack(one_by_one).reshape(lead), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(log_prob, torch.stack(one_by_one).reshape(lead), rtol=1e-10, atol=1e-12)
+    wider = p.expand((3, *lead))
+    assert (wider.batch_shape, wider.event_shape) == ((3, *lead), shape)
+    assert wider.sample((2,)).shape == (2, 3, *lead, *shape)
+    torch.testing.assert_close(wider.log_prob(x), log_prob.expand(3, *lead), rtol=1e-10, atol=1e-12)
 
 
 @over_cases
+def test_density_in_a_program_with_two_plates_is_that_of_each_datum(name, variant):
+    """The data's plate, and the particles' to its left; under Pyro's validation."""
+    likelihood, z = make(name, variant, (3, 4, 4)), randn(2, 6, LATENT_DIM)
+    x = likelihood(z[0]).sample()
+
+    def model():
+        with pyro.plate("particles", 2, dim=-2), pyro.plate("data", 6, dim=-1):
+            pyro.sample("x", likelihood(z), obs=x)
+            pyro.sample("y", likelihood(z[0]))
+
+    with pyro.validation_enabled(True):
+        trace = pyro.poutine.trace(model).get_trace()
+        trace.compute_log_prob()
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], likelihood(z).log_prob(x))
+    assert trace.nodes["y"]["value"].shape == (2, 6, 3, 4, 4)
+    assert trace.nodes["y"]["log_prob"].shape == (2, 6)
+
+
+@over_normalized
 def test_probabilities_of_one_element_sum_to_one_with_the_mean_stated(name, variant):
     likelihood = make(name, variant, (1,))
     values, measure = elements(likelihood.support)
-    for z in 2 * randn(5, LATENT_DIM):
+    rel = 1e-6 if likelihood.support.is_discrete else 1e-4  # of the trapezoidal rule
+    for z in 0.3 * randn(5, LATENT_DIM):  # so that no density piles up closer to 1 than the numbers lie
         probability = likelihood(z).log_prob(values[:, None]).exp() * measure
-        assert probability.sum().item() == pytest.approx(1, abs=1e-6)
-        assert (probability * values).sum().item() == pytest.approx(likelihood(z).mean.item(), abs=1e-6)
+        assert probability.sum().item() == pytest.approx(1, rel=rel)
+        assert (probability * values).sum().item() == pytest.approx(likelihood(z).mean.item(), rel=rel, abs=rel)
 
 
-@over_cases
+@over_normalized
+def test_samples_of_one_element_follow_the_density(name, variant):
+    """The test of Kolmogorov and Smirnov at level 1e-3, conservative for discrete values."""
+    likelihood, n = make(name, variant, (1,)), 20_000
+    values, measure = elements(likelihood.support)
+    for z in randn(2, LATENT_DIM):
+        p = likelihood(z)
+        cdf = (p.log_prob(values[:, None]).exp() * measure).cumsum(0)
+        x = p.sample((n,)).flatten().sort().values
+        gap = 0.5 * getattr(likelihood.support, "step", 1.0) if likelihood.support.is_discrete else 0.0
+        distance = (torch.searchsorted(x, values + gap) / n - cdf).abs().max().item()
+        assert distance * n**0.5 < 1.95
+
+
+@pytest.mark.parametrize(("name", "variant"), [c for c in CASES if c[0] not in DEPENDENT], ids=label)
 def test_elements_are_independent(name, variant):
     likelihood, z = make(name, variant, (2,)), randn(LATENT_DIM)
     a, b = likelihood(z).sample((2,))
@@ -141,20 +222,158 @@ def test_elements_are_independent(name, variant):
 @over_shapes
 def test_samples_lie_in_the_support_and_average_to_the_mean(name, variant, shape):
     """A two-sided z-test at level 1e-3 over all elements together (Bonferroni)."""
+    if name == "DiscretizedLogisticMixture":
+        shape = (1, *shape[1:])  # the mean stated for later channels is not exact
     likelihood, n = make(name, variant, shape), 4000
     p = likelihood(randn(LATENT_DIM))
     x = p.sample((n,))
     assert likelihood.support.check(x).all()
-    z = (x.mean(0) - p.mean) / (x.std(0) / n**0.5)
+    assert p.support.check(x).all()
+    assert (likelihood.support.is_discrete, p.support.event_dim) == (p.support.is_discrete, len(shape))
+    z = (x.mean(0) - p.mean) / (x.std(0) / n**0.5).clamp(min=1 / n)  # a value that never came may be rare
     assert z.abs().max() < norm.isf(0.5e-3 / p.mean.numel())
 
 
-def test_bernoulli_is_scipys():
-    logits = 3 * randn(3, 4, 4)
-    x = rand(20, 3, 4, 4).round()
-    log_prob = likelihoods.Bernoulli(Constant(logits))(randn(20, 2)).log_prob(x).detach()
-    expected = bernoulli.logpmf(x.numpy(), 1 / (1 + np.exp(-logits.numpy()))).sum((1, 2, 3))
-    assert log_prob.numpy() == pytest.approx(expected, rel=1e-12)
+# Twins: log-density, by scipy, of x given the network's output a, the parameters stacked along its first dimension
+
+
+def softplus(a):
+    return np.logaddexp(0, a) + 1e-4
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def softmax(a):
+    return np.exp(a) / np.exp(a).sum(0)
+
+
+def nbinom(x, a, b):
+    mean, r = np.exp(a), softplus(b)
+    return stats.nbinom.logpmf(x, r, r / (r + mean))
+
+
+def zinb(x, a, b, c):
+    p = (1 - sigmoid(b)) * np.exp(nbinom(x, a, c))
+    return np.log(np.where(x == 0, sigmoid(b) + p, p))
+
+
+def discretized_logistic(x, loc, a, levels=256):
+    """The cells of the grid by the difference of two cdfs."""
+    half, scale = 0.5 / (levels - 1), softplus(a)
+    edges = np.where(x == 0, -np.inf, x - half), np.where(x == 1, np.inf, x + half)
+    below, above = (stats.logistic.cdf(edge, loc, scale) for edge in edges)
+    return np.log(above - below)
+
+
+def mixture(x, *output, components=3, levels=256):
+    """Loops over the components and the channels of one pixel; x is `(n, C)`, and output has no other dimensions."""
+    size = x.shape[-1]
+    total = 0.0
+    rows = np.concatenate(output).reshape(components, -1)
+    weights = np.exp(rows[:, 0]) / np.exp(rows[:, 0]).sum()
+    for weight, row in zip(weights, rows, strict=True):
+        loc, scale, k, p = row[1 : 1 + size], row[1 + size : 1 + 2 * size], iter(np.tanh(row[1 + 2 * size :])), weight
+        for c in range(size):
+            shifted = loc[c] + sum(next(k) * (x[:, j] - 0.5) for j in range(c))
+            p = p * np.exp(discretized_logistic(x[:, c], shifted, scale[c], levels))
+        total = total + p
+    return np.log(total)[:, None]
+
+
+TWINS = {
+    "Bernoulli": lambda x, a: stats.bernoulli.logpmf(x, sigmoid(a)),
+    "Beta": lambda x, a, b: stats.beta.logpdf(x, softplus(a), softplus(b)),
+    "Categorical": lambda x, *a: np.log(softmax(np.stack(a))[np.rint(15 * x).astype(int), np.arange(4)]),
+    "ContinuousBernoulli": lambda x, a: np.log(a / np.expm1(a)) + a * x,
+    "DiscretizedLogistic": discretized_logistic,
+    "DiscretizedLogisticMixture": mixture,
+    "Laplace": lambda x, loc, a: stats.laplace.logpdf(x, loc, softplus(a)),
+    "NegativeBinomial": nbinom,
+    "Normal": lambda x, loc, a: stats.norm.logpdf(x, loc, softplus(a)),
+    "Poisson": lambda x, a: stats.poisson.logpmf(x, np.exp(a)),
+    "StudentT": lambda x, loc, a: stats.t.logpdf(x, 4.0, loc, softplus(a)),
+    "ZeroInflatedNegativeBinomial": zinb,
+}
+TWIN_VARIANTS = {
+    "Categorical": {"categories": 16},
+    "DiscretizedLogisticMixture": {"components": 3},
+    "Laplace": {"scale": None},
+    "NegativeBinomial": {"inverse_dispersion": None},
+    "Normal": {"scale": None},
+    "StudentT": {"scale": None},
+    "ZeroInflatedNegativeBinomial": {"inverse_dispersion": None},
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_density_is_scipys(name):
+    """The first C of P C outputs are the first parameter of each of the C elements, and so on."""
+    variant, shape = TWIN_VARIANTS.get(name, {}), (4,)
+    output = randn(num_outputs(name, variant, 4))
+    p = family(name, Constant(output), variant)(randn(200, LATENT_DIM))
+    x = p.sample()
+    parameters = output.numpy().reshape(-1, *shape) if name != "DiscretizedLogisticMixture" else [output.numpy()]
+    expected = TWINS[name](x.numpy(), *parameters)
+    assert p.log_prob(x).detach().numpy() == pytest.approx(expected.sum(-1), rel=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2)], ids=str)
+def test_multinomial_is_scipys_for_each_total_and_sums_to_one_over_it(shape):
+    logits = randn(*shape)
+    x = torch.tensor([k for k in product(range(8), repeat=4) if sum(k) in (3, 7)], dtype=torch.float64)
+    p = likelihoods.Multinomial(Constant(logits), total_count=5)(torch.zeros(2).double())
+    log_prob = p.log_prob(x.reshape(-1, *shape)).detach().numpy()
+    totals, probs = x.sum(1).numpy().astype(int), softmax(logits.numpy().flatten())
+    assert log_prob == pytest.approx(stats.multinomial.logpmf(x.numpy().astype(int), totals, probs), rel=1e-12)
+    assert np.exp(log_prob).sum() == pytest.approx(2, rel=1e-12)
+    assert (p.sample((10,)).flatten(1).sum(1) == 5).all()
+    assert p.mean.detach().numpy() == pytest.approx(5 * probs.reshape(shape), rel=1e-12)
+
+
+def test_multinomial_draws_the_mean_total_of_the_training_data_unless_told_otherwise():
+    class Data:
+        train = torch.tensor([[1.0, 2, 0], [4, 0, 0], [5, 0, 4]])  # totals 3, 4, 9
+
+    for given, total in ((None, 5), (2, 2)):
+        likelihood = likelihoods.Multinomial(networks.MLP(LATENT_DIM, 3), total_count=given)
+        likelihood.start_from(Data)
+        assert likelihood(torch.zeros(LATENT_DIM)).sample().sum() == total
+        other = likelihoods.Multinomial(networks.MLP(LATENT_DIM, 3))
+        other.load_state_dict(likelihood.state_dict())
+        assert other(torch.zeros(LATENT_DIM)).mean.sum().item() == pytest.approx(total)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_mixture_of_several_channels_sums_to_one(size):
+    likelihood = make("DiscretizedLogisticMixture", {"components": 2, "levels": 5}, (size,))
+    x = torch.tensor(list(product(np.arange(5) / 4, repeat=size)))
+    for z in 2 * randn(3, LATENT_DIM):
+        assert likelihood(z).log_prob(x).exp().sum().item() == pytest.approx(1, rel=1e-12)
+
+
+def test_mixture_of_several_channels_draws_its_density():
+    """A chi-squared test at level 1e-3, over all values of three channels that depend on each other."""
+    likelihood = make("DiscretizedLogisticMixture", {"components": 2, "levels": 3}, (3,))
+    with torch.no_grad():  # narrow, and the later channels far from independent of the earlier
+        first, second = [0, 0.2, 0.4, 0.1, -2, -2, -2, 2, -2, 3], [0, 1, 0.5, 0.6, -2, -2, -2, -2, -2, -2]
+        likelihood.network.set_output_bias(torch.tensor([*first, *second]))
+    x, n = torch.tensor(list(product([0.0, 0.5, 1.0], repeat=3)), dtype=torch.float64), 20_000
+    p = likelihood(randn(LATENT_DIM))
+    expected = p.log_prob(x).exp() * n
+    counts = (p.sample((n, 1)) == x).all(-1).sum(0)
+    assert counts.sum() == n
+    assert ((counts - expected).square() / expected).sum().item() < stats.chi2.isf(1e-3, len(x) - 1)
+
+
+def test_mixture_of_several_channels_has_the_mean_of_its_draws_where_nothing_is_cut_off():
+    """A two-sided z-test at level 1e-3 (Bonferroni), for locations and scales that stay within 0 and 1."""
+    output = torch.tensor([[0, 0.5, 0.4, 0.6, -5, -5, -5, 2, -2, 0.5], [1, 0.6, 0.5, 0.4, -5, -5, -5, 0, 0.5, 1]])
+    likelihood = likelihoods.DiscretizedLogisticMixture(Constant(output.flatten()), components=2)
+    p, n = likelihood(torch.zeros(2).double()), 20_000
+    x = p.sample((n,))
+    assert ((x.mean(0) - p.mean) / (x.std(0) / n**0.5)).abs().max() < norm.isf(0.5e-3 / 3)
 
 
 @pytest.mark.parametrize("logit", [-60.0, 60.0])
@@ -168,42 +387,76 @@ def test_bernoulli_is_exact_at_large_logits(logit, x, dtype):
     assert bernoulli_.network.output.grad.item() == pytest.approx(x - 1 / (1 + np.exp(-logit)), rel=1e-6, abs=1e-25)
 
 
+@pytest.mark.parametrize("x", [0.0, 1.0, 100 / 255])
+@pytest.mark.parametrize(("loc", "a"), [(0.4, -60.0), (0.39, -4.0), (-3.0, -3.0), (30.0, -5.0), (0.4, 60.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_discretized_logistic_is_exact_far_from_its_location(loc, a, x, dtype):
+    """Against 60 digits, where the difference of two cdfs would be 0 or 1."""
+    with mpmath.workdps(60):
+        tensors = torch.tensor([loc, a, x], dtype=dtype)
+        scale, (loc_, _, x_) = softplus_exactly(tensors[1].item()), map(mpmath.mpf, tensors.tolist())
+        half = mpmath.mpf(1) / 510
+        below = 0 if x == 0 else 1 / (1 + mpmath.exp(-(x_ - half - loc_) / scale))
+        above = 1 if x == 1 else 1 / (1 + mpmath.exp(-(x_ + half - loc_) / scale))
+        tail = 1 / (1 + mpmath.exp((x_ - half - loc_) / scale))  # 1 - below, which 60 digits may not hold
+        expected = mpmath.log(tail if x == 1 else above if x == 0 else above - below)
+    p = likelihoods.DiscretizedLogistic(Constant(tensors[:2])).to(dtype)(torch.zeros(2, dtype=dtype))
+    rel = 2e-4 if dtype == torch.float32 else 1e-9
+    assert p.log_prob(tensors[2:]).item() == pytest.approx(float(expected), rel=rel)
+
+
+def softplus_exactly(a):
+    return mpmath.log1p(mpmath.exp(a)) + mpmath.mpf(1e-4)
+
+
 @pytest.mark.parametrize("lead", LEADS, ids=str)
 def test_normal_with_a_scale_for_each_element_is_scipys(lead):
     """The first C of 2 C channels are the mean, the last C the unconstrained scale."""
     loc, a, x = randn(3, 4, 4), randn(3, 4, 4), randn(*lead, 3, 4, 4)
     log_prob = likelihoods.Normal(Constant(torch.cat([loc, a])), scale=None)(randn(*lead, 2)).log_prob(x).detach()
-    expected = norm(loc.numpy(), np.logaddexp(0, a.numpy()) + 1e-4).logpdf(x.numpy()).sum((-1, -2, -3))
+    expected = norm(loc.numpy(), softplus(a.numpy())).logpdf(x.numpy()).sum((-1, -2, -3))
     assert log_prob.numpy() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("scale", [0.01, 0.5, 1.0, 30.0])
-def test_normal_with_one_scale_is_scipys(scale, learned):
+@pytest.mark.parametrize(
+    ("name", "twin"), [("Normal", stats.norm), ("Laplace", stats.laplace), ("StudentT", stats.t(4))]
+)
+def test_one_scale_is_scipys(name, twin, scale, learned):
     loc, x = randn(3, 4, 4), randn(6, 3, 4, 4)
-    log_prob = likelihoods.Normal(Constant(loc), scale=scale, learned=learned)(randn(6, 2)).log_prob(x).detach()
-    expected = norm(loc.numpy(), scale).logpdf(x.numpy()).sum((1, 2, 3))
-    assert log_prob.numpy() == pytest.approx(expected, rel=1e-5)  # a scale is stored in float32
+    p = family(name, Constant(loc), {"scale": scale, "learned": learned})(randn(6, 2))
+    expected = (twin.logpdf((x - loc).numpy() / scale) - np.log(scale)).sum((1, 2, 3))
+    assert p.log_prob(x).detach().numpy() == pytest.approx(expected, rel=1e-5)  # a scale is stored in float32
 
 
 @over_cases
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("extreme", [(-60.0, 60.0), (-1e4, 1e4)], ids=str)
+@pytest.mark.parametrize("extreme", [100.0, 1e4])
 def test_extremes_stay_finite(name, variant, dtype, extreme):
-    x = make(name, variant, (3,))(randn(8, LATENT_DIM)).sample().to(dtype)
-    for values in product(extreme, repeat=num_parameters(name, variant)):
-        network = Constant(torch.tensor(values).repeat_interleave(3))
+    """For outputs of either sign in many combinations, all where there are few, and the ends of the support."""
+    likelihood = make(name, variant, (3,))
+    x = likelihood(randn(8, LATENT_DIM)).sample().to(dtype)
+    x = torch.cat([x, torch.tensor(farthest(likelihood.support, dtype), dtype=dtype)[:, None].expand(-1, 3)])
+    number = num_outputs(name, variant, 3)
+    if number <= 9:  # elements alike
+        signs = torch.tensor(list(product((-1.0, 1.0), repeat=number // 3))).repeat_interleave(3, 1)
+    else:
+        signs = rand(12, number).round() * 2 - 1
+    for sign in signs:
+        network = Constant(extreme * sign)
         likelihood = family(name, network, variant).to(dtype)
         own = [p for p in likelihood.parameters() if p is not network.output]
-        for value in extreme:
+        for value in (-extreme, extreme):
             with torch.no_grad():
                 for parameter in own:
                     parameter.fill_(value)
-            p = likelihood(torch.zeros(8, LATENT_DIM, dtype=dtype))
+            p = likelihood(torch.zeros(len(x), LATENT_DIM, dtype=dtype))
             log_prob = p.log_prob(x)
             assert log_prob.dtype == dtype
             gradients = torch.autograd.grad(log_prob.sum(), [network.output, *own])
-            assert all(t.isfinite().all() for t in (log_prob, p.mean, p.sample(), *gradients))
+            assert all(t.isfinite().all() for t in (log_prob, p.mean, *gradients))
+            assert likelihood.support.check(p.sample()).all()
 
 
 @over_cases
@@ -222,7 +475,7 @@ def test_gradient_reaches_every_parameter(name, variant, shape):
 @over_cases
 def test_gradient_is_that_of_finite_differences(name, variant):
     """For each output of the network, and each parameter of the likelihood's own."""
-    likelihood = family(name, Constant(randn(3 * num_parameters(name, variant))), variant).double()
+    likelihood = family(name, Constant(randn(num_outputs(name, variant, 3))), variant).double()
     z = randn(6, LATENT_DIM)
     x = likelihood(z).sample()
     likelihood(z).log_prob(x).sum().backward()
@@ -238,12 +491,30 @@ def test_gradient_is_that_of_finite_differences(name, variant):
 
 
 @over_cases
-def test_state_dict_round_trip_gives_the_same_log_prob_bit_for_bit(name, variant):
+def test_state_dict_and_copies_give_the_same_log_prob_bit_for_bit(name, variant):
     likelihood, other, z = *(make(name, variant, (3, 4, 4)) for _ in range(2)), randn(6, LATENT_DIM)
     x = likelihood(z).sample()
-    assert not torch.equal(likelihood(z).log_prob(x), other(z).log_prob(x))
+    expected, twin = likelihood(z).log_prob(x), copy.deepcopy(likelihood)
+    assert not torch.equal(expected, other(z).log_prob(x))
     other.load_state_dict(likelihood.state_dict())
-    assert torch.equal(likelihood(z).log_prob(x), other(z).log_prob(x))
+    assert torch.equal(expected, other(z).log_prob(x))
+    with torch.no_grad():
+        for parameter in likelihood.parameters():
+            parameter.add_(1)
+    assert torch.equal(expected, twin(z).log_prob(x))
+
+
+@over_cases
+def test_float32_agrees_with_float64(name, variant):
+    double = make(name, variant, (3, 4, 4)).float().double()  # the same parameters
+    single, z = copy.deepcopy(double).float(), torch.randn(20, LATENT_DIM)
+    x = single(z).sample()
+    assert x.dtype == single(z).mean.dtype == torch.float32
+    for value, exact in (
+        (single(z).log_prob(x), double(z.double()).log_prob(x.double())),
+        (single(z).mean, double(z.double()).mean),
+    ):
+        torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=1e-4)
 
 
 # The network
@@ -251,43 +522,51 @@ def test_state_dict_round_trip_gives_the_same_log_prob_bit_for_bit(name, variant
 
 @over_cases
 @over_shapes
-def test_builder_is_asked_once_for_the_number_of_parameters(name, variant, shape):
+def test_builder_is_asked_once_for_the_number_of_outputs(name, variant, shape):
     asked = []
 
-    def build(number):
-        asked.append(number)
-        return networks.MLP(LATENT_DIM, (number * shape[0], *shape[1:]))
+    def build(outputs):
+        asked.append(outputs(shape[0]))
+        return networks.MLP(LATENT_DIM, (outputs(shape[0]), *shape[1:]), hidden=())
 
     likelihood = family(name, build, variant)
-    assert asked == [likelihood.num_parameters]
+    assert asked == [likelihood.num_outputs(shape[0])]
     assert likelihood.event_shape == shape
 
 
 @pytest.mark.parametrize(
-    ("name", "variant", "number"),
-    [("Bernoulli", {}, 1), ("Normal", {}, 1), ("Normal", {"scale": None}, 2), ("Normal", {"learned": False}, 1)],
+    ("name", "variant", "size", "number"),
+    [
+        ("Bernoulli", {}, 3, 3),
+        ("Normal", {}, 3, 3),
+        ("Normal", {"scale": None}, 3, 6),
+        ("Normal", {"learned": False}, 3, 3),
+        ("Categorical", {}, 3, 768),
+        ("DiscretizedLogisticMixture", {}, 1, 30),
+        ("DiscretizedLogisticMixture", {}, 3, 100),  # as for PixelCNN++
+        ("ZeroInflatedNegativeBinomial", {"inverse_dispersion": None}, 3, 9),
+    ],
     ids=label,
 )
-def test_number_of_parameters(name, variant, number):
-    assert num_parameters(name, variant) == number
+def test_number_of_outputs(name, variant, size, number):
+    assert num_outputs(name, variant, size) == number
 
 
 @over_stacked
 @over_shapes
 def test_output_that_cannot_be_split_is_refused_with_the_shape_to_build(name, variant, shape):
-    number = num_parameters(name, variant)
-    bad = (number * shape[0] + 1, *shape[1:])
+    bad = (num_outputs(name, variant, shape[0]) + 1, *shape[1:])
     with pytest.raises(ValueError, match=name) as error:
         family(name, networks.MLP(LATENT_DIM, bad), variant)
     assert str(bad) in str(error.value)
-    assert str((number * bad[0], *bad[1:])) in str(error.value)
+    assert str((num_outputs(name, variant, shape[0] + 1), *bad[1:])) in str(error.value)
 
 
 @over_stacked
 def test_output_of_a_network_without_out_shape_is_refused_when_it_cannot_be_split(name, variant):
-    number = num_parameters(name, variant)
-    likelihood = family(name, nn.Linear(LATENT_DIM, 5 * number + 1), variant)
-    with pytest.raises(ValueError, match=re.escape(str((5 * number + 1,)))):
+    bad = num_outputs(name, variant, 5) + 1
+    likelihood = family(name, nn.Linear(LATENT_DIM, bad), variant)
+    with pytest.raises(ValueError, match=re.escape(str((bad,)))):
         likelihood(torch.zeros(6, LATENT_DIM))
 
 
@@ -295,7 +574,7 @@ def test_output_of_a_network_without_out_shape_is_refused_when_it_cannot_be_spli
 @over_shapes
 @pytest.mark.parametrize("lead", LEADS, ids=str)
 def test_network_without_out_shape_works(name, variant, shape, lead):
-    stacked = (num_parameters(name, variant) * shape[0], *shape[1:])
+    stacked = (num_outputs(name, variant, shape[0]), *shape[1:])
     network = nn.Sequential(nn.Linear(LATENT_DIM, int(np.prod(stacked))), nn.Unflatten(-1, stacked)).double()
     likelihood = family(name, network, variant)
     p = likelihood(randn(*lead, LATENT_DIM))
@@ -304,6 +583,7 @@ def test_network_without_out_shape_works(name, variant, shape, lead):
     likelihood.check(p.sample((3,)).reshape(-1, *shape))
 
 
+@pytest.mark.parametrize("name", ["Laplace", "Normal", "StudentT"])
 @pytest.mark.parametrize(
     ("variant", "own"),
     [
@@ -314,15 +594,31 @@ def test_network_without_out_shape_works(name, variant, shape, lead):
     ],
     ids=label,
 )
-def test_normal_scale_is_a_parameter_where_it_is_learned(variant, own):
-    normal = likelihoods.Normal(lambda p: networks.MLP(LATENT_DIM, p * 3), **variant)
-    assert {key for key, _ in normal.named_parameters() if not key.startswith("network.")} == own
+def test_scale_is_a_parameter_where_it_is_learned(name, variant, own):
+    likelihood = family(name, lambda n: networks.MLP(LATENT_DIM, n(3)), variant)
+    assert {key for key, _ in likelihood.named_parameters() if not key.startswith("network.")} == own
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
-def test_normal_scale_that_is_not_positive_and_finite_is_refused(scale):
-    with pytest.raises(ValueError, match=rf"scale.*{scale}"):
-        likelihoods.Normal(networks.MLP(LATENT_DIM, 3), scale=scale)
+@pytest.mark.parametrize(
+    ("name", "argument", "values"),
+    [
+        ("Categorical", "categories", [0, 1]),
+        ("Categorical", "step", [0.0, -1.0]),
+        ("DiscretizedLogistic", "levels", [1]),
+        ("DiscretizedLogisticMixture", "components", [0]),
+        ("DiscretizedLogisticMixture", "levels", [1]),
+        ("Laplace", "scale", [0.0, -1.0]),
+        ("Multinomial", "total_count", [0, -1]),
+        ("NegativeBinomial", "inverse_dispersion", [0.0, 1e-5, float("nan")]),
+        ("Normal", "scale", [0.0, -1.0, float("nan"), float("inf")]),
+        ("StudentT", "df", [1.0, 0.0, float("nan"), float("inf")]),
+    ],
+)
+def test_argument_that_makes_no_distribution_is_refused_with_its_value(name, argument, values):
+    word = {"categories": "grid", "levels": "grid", "components": "component"}.get(argument, argument)
+    for value in values:
+        with pytest.raises(ValueError, match=rf"{word}.*{value}"):
+            family(name, lambda n: networks.MLP(LATENT_DIM, max(n(3), 1)), {argument: value})
 
 
 @pytest.mark.parametrize("learned", [True, False])
@@ -343,7 +639,7 @@ def data(name, variant, shape, n=300):
     return source(torch.zeros(n, LATENT_DIM).double()).sample()
 
 
-@over_cases
+@over_means
 @over_shapes
 def test_start_at_mean_gives_the_mean_of_the_data_where_z_tells_nothing(name, variant, shape):
     likelihood, x = make(name, variant, shape), data(name, variant, shape)
@@ -352,7 +648,7 @@ def test_start_at_mean_gives_the_mean_of_the_data_where_z_tells_nothing(name, va
     torch.testing.assert_close(likelihood(randn(LATENT_DIM)).mean, x.mean(0), rtol=1e-9, atol=1e-9)
 
 
-@over_cases
+@over_means
 @pytest.mark.parametrize("shape", [s for s in SHAPES if len(s) == 3], ids=str)
 def test_start_at_mean_gives_the_mean_of_each_channel_where_a_channel_shares_its_bias(name, variant, shape):
     likelihood, x = make(name, variant, shape, build=CONV_TRANSPOSE), data(name, variant, shape)
@@ -390,7 +686,7 @@ def test_start_at_mean_raises_the_density_of_data(name, variant, shape, constant
     x = data(name, variant, shape)
     if constant:
         x[(slice(None), *[0] * len(shape))] = x[(0,) * x.dim()].clone()
-    likelihood = family(name, lambda p: networks.MLP(LATENT_DIM, (p * shape[0], *shape[1:])), variant).double()
+    likelihood = family(name, lambda n: networks.MLP(LATENT_DIM, (n(shape[0]), *shape[1:])), variant).double()
     z = randn(len(x), LATENT_DIM)
     before = likelihood(z).log_prob(x).mean()
     likelihood.start_at_mean(x)
@@ -423,10 +719,10 @@ def refusal(likelihood, x):
 def checked(name, variant):
     """A likelihood, and data that it takes."""
     likelihood = make(name, variant, SHAPE)
-    x = likelihood(randn(6, LATENT_DIM)).sample()
+    x = copy.deepcopy(likelihood).float()(torch.randn(6, LATENT_DIM)).sample()
     likelihood.check(x, "valid")
-    likelihood.check(x.float(), "valid")
-    return likelihood, x
+    likelihood.check(x.double(), "valid")
+    return likelihood, x.double()
 
 
 @over_cases

@@ -13,10 +13,24 @@ from torch import nn
 
 from pyrovae import networks
 
-# Arguments of a network beyond its shapes: one case for each entry, the defaults for a network that is not listed.
-VARIANTS = {"MLP": [{}, {"hidden": ()}], "Conv": [{}, {"kernel_size": 5}], "ConvTranspose": [{}, {"kernel_size": 5}]}
 
-VECTOR, MATRIX, IMAGE = (5,), (2, 3), (2, 7, 6)
+def takes(name, argument):
+    return argument in inspect.signature(getattr(networks, name)).parameters
+
+
+# Arguments of a network beyond its shapes: one case for each entry, besides the defaults.
+VARIANTS = {
+    "MLP": [{"hidden": ()}],
+    "Conv": [{"kernel_size": 5}],
+    "ConvTranspose": [{"kernel_size": 5}],
+    "GatedMLP": [{"hidden": ()}],
+}
+NORMAL = [{"normalization": "batch", "dropout": 0.3}, {"normalization": "layer"}]
+VARIANTS = {
+    name: [{}, *VARIANTS.get(name, []), *(NORMAL if takes(name, "normalization") else [])] for name in networks.__all__
+}
+
+VECTOR, MATRIX, IMAGE = (5,), (4, 3), (2, 7, 6)
 IMAGES = [(1, 1, 1), (3, 1, 5), (2, 6, 1), (1, 8, 8), (2, 7, 9), (3, 28, 28), (1, 31, 17)]
 
 
@@ -41,30 +55,55 @@ def label(value):
 # Every pair of shapes, and of image sizes, that a network's constructor takes.
 ALL_PAIRS = list(product(networks.__all__, (VECTOR, MATRIX, IMAGE), (VECTOR, MATRIX, IMAGE)))
 PAIRS = [pair for pair in ALL_PAIRS if accepts(*pair)]
-CASES = [(*pair, variant) for pair in PAIRS for variant in VARIANTS.get(pair[0], [{}])]
+CASES = [(*pair, variant) for pair in PAIRS for variant in VARIANTS[pair[0]]]
+MAPS = [name for name in networks.__all__ if name != "PerDatum"]  # smooth functions of their input
 SIZES = [
     (name, i, o, variant)
-    for name in networks.__all__
+    for name in MAPS
     for image in IMAGES
     for i, o in ((image, 4), (4, image))
     if accepts(name, i, o)
-    for variant in VARIANTS.get(name, [{}])
+    for variant in ({}, {"kernel_size": 5})
+    if all(takes(name, argument) for argument in variant)
 ]
 LARGE = [
     (name, i, o)
-    for name in networks.__all__
-    for i, o in ((300, 200), ((3, 28, 28), 200), (300, (3, 28, 28)))
+    for name in MAPS
+    for i, o in ((300, 200), ((3, 28, 28), 200), (300, (3, 28, 28)), ((60, 9), 200), (300, (90, 9)))
     if accepts(name, i, o)
 ]
 
 over_cases = pytest.mark.parametrize(("name", "in_shape", "out_shape", "variant"), CASES, ids=label)
 over_pairs = pytest.mark.parametrize(("name", "in_shape", "out_shape"), PAIRS, ids=label)
+over_large_bending = pytest.mark.parametrize(
+    ("name", "in_shape", "out_shape"), [pair for pair in LARGE if takes(pair[0], "activation")], ids=label
+)
 over_large = pytest.mark.parametrize(("name", "in_shape", "out_shape"), LARGE, ids=label)
+over_bending = pytest.mark.parametrize(
+    ("name", "in_shape", "out_shape"), [pair for pair in PAIRS if takes(pair[0], "activation")], ids=label
+)
 over_networks = pytest.mark.parametrize("name", networks.__all__)
 
 
 def randn(*shape):
     return torch.randn(shape, dtype=torch.float64)
+
+
+def inputs(network, *lead):
+    """Random inputs; a table gets a random row for each of them."""
+    x = randn(*lead, *network.in_shape)
+    if hasattr(network, "hold"):
+        network.hold(x.reshape(-1, *network.in_shape))
+        nn.init.normal_(network.layers[-1].rows)
+    return x
+
+
+def used(name, in_shape, out_shape, variant):
+    """A network in evaluation mode whose running means are no longer those of the start, and inputs of it."""
+    network = make(name, in_shape, out_shape, **variant)
+    x = inputs(network, 2, 3)
+    network(3 * x + 1 if name in MAPS else x)
+    return network.eval(), x
 
 
 def weighted(network):
@@ -87,13 +126,15 @@ def test_some_shapes_are_taken(name):
 def test_mlp_takes_all_shapes_and_the_convolutional_pair_all_images():
     taken = {(i, o) for n, i, o in PAIRS if n == "MLP"}
     assert taken == set(product((VECTOR, MATRIX, IMAGE), repeat=2))
-    assert {(i, o) for n, i, o in PAIRS if n == "Conv"} == {(IMAGE, o) for o in (VECTOR, MATRIX, IMAGE)}
-    assert {(i, o) for n, i, o in PAIRS if n == "ConvTranspose"} == {(i, IMAGE) for i in (VECTOR, MATRIX, IMAGE)}
+    kinds = {"Conv": IMAGE, "ResidualConv": IMAGE, "Recurrent": MATRIX}
+    for name, kind in kinds.items():
+        assert {(i, o) for n, i, o in PAIRS if n == name} == {(kind, o) for o in (VECTOR, MATRIX, IMAGE)}
+        assert {(i, o) for n, i, o in PAIRS if n == f"{name}Transpose"} == {(i, kind) for i in (VECTOR, MATRIX, IMAGE)}
 
 
 @pytest.mark.parametrize(("name", "in_shape", "out_shape"), [p for p in ALL_PAIRS if p not in PAIRS], ids=label)
 def test_refused_shape_is_named(name, in_shape, out_shape):
-    with pytest.raises(ValueError, match=r"\(\d+,( \d+)?\)") as error:
+    with pytest.raises(ValueError, match=r"\(\d+,( \d+,?)*\)") as error:
         make(name, in_shape, out_shape)
     assert str(in_shape) in str(error.value) or str(out_shape) in str(error.value)
 
@@ -105,25 +146,64 @@ def test_shapes_are_stated_as_tuples(name, in_shape, out_shape):
 
 
 @over_cases
-@pytest.mark.parametrize("lead", [(), (3,), (2, 3), (2, 1, 3)], ids=str)
-def test_leading_dimensions_give_the_same_as_a_loop(name, in_shape, out_shape, variant, lead):
-    network, x = make(name, in_shape, out_shape, **variant), randn(*lead, *in_shape)
-    one_by_one = [network(row) for row in x.reshape(-1, *in_shape).unbind()]
-    assert one_by_one[0].shape == out_shape
-    torch.testing.assert_close(network(x), torch.stack(one_by_one).reshape(*lead, *out_shape), rtol=1e-10, atol=1e-12)
+def test_leading_dimensions_give_the_same_as_a_loop(name, in_shape, out_shape, variant):
+    network, x = used(name, in_shape, out_shape, variant)
+    one_by_one = torch.stack([network(row) for row in x.reshape(-1, *in_shape)])
+    for lead in ((6,), (2, 3), (2, 1, 3)):
+        y = network(x.reshape(*lead, *in_shape))
+        torch.testing.assert_close(y, one_by_one.reshape(*lead, *out_shape), rtol=1e-10, atol=1e-12)
+    assert network(x[0, 0]).shape == out_shape
+
+
+@over_cases
+def test_copies_and_loaded_states_give_the_same(name, in_shape, out_shape, variant):
+    network, x = used(name, in_shape, out_shape, variant)
+    other = make(name, in_shape, out_shape, **variant).eval()
+    other.load_state_dict(network.state_dict())
+    for twin in (copy.deepcopy(network), other):
+        assert torch.equal(twin(x), network(x))
+        assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in network.parameters()}
+
+
+@over_cases
+def test_single_precision_gives_the_same_up_to_rounding(name, in_shape, out_shape, variant):
+    network, x = used(name, in_shape, out_shape, variant)
+    y = network(x)
+    single = copy.deepcopy(network).float()(x.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), y, rtol=1e-3, atol=1e-5)
+
+
+@over_cases
+def test_evaluation_is_of_each_row_alone_and_training_is_not_under_noise_or_batch_means(
+    name, in_shape, out_shape, variant
+):
+    network, x = used(name, in_shape, out_shape, variant)
+    y = network(x)
+    assert torch.equal(network(x), y)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert torch.equal(network.train()(x), y) == ("dropout" not in variant)
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    batch = variant.get("normalization") == "batch"
+    assert {key.split(".")[-1] for key in changed} == (
+        {"running_mean", "running_var", "num_batches_tracked"} if batch else set()
+    )
 
 
 @over_pairs
 def test_expanded_and_transposed_inputs_give_the_same_as_copies(name, in_shape, out_shape):
-    network, x = make(name, in_shape, out_shape), randn(4, 3, *in_shape).transpose(0, 1)
+    network = make(name, in_shape, out_shape)
+    x = inputs(network, 4, 3).transpose(0, 1)
     assert torch.equal(network(x), network(x.contiguous()))
-    x = randn(4, *in_shape).expand(3, 4, *in_shape)
+    x = inputs(network, 4).expand(3, 4, *in_shape)
     assert torch.equal(network(x), network(x.clone()))
 
 
-@over_pairs
-def test_no_data_give_no_output(name, in_shape, out_shape):
-    assert make(name, in_shape, out_shape)(torch.zeros(2, 0, *in_shape).double()).shape == (2, 0, *out_shape)
+@over_cases
+def test_no_data_give_no_output(name, in_shape, out_shape, variant):
+    network = make(name, in_shape, out_shape, **variant)
+    inputs(network, 1)
+    assert network(torch.zeros(2, 0, *in_shape).double()).shape == (2, 0, *out_shape)
 
 
 @over_pairs
@@ -141,7 +221,8 @@ def test_wrong_input_shape_is_refused_with_both_shapes(name, in_shape, out_shape
 
 @pytest.mark.parametrize(("name", "in_shape", "out_shape", "variant"), SIZES, ids=label)
 def test_every_pixel_counts_at_every_image_size(name, in_shape, out_shape, variant):
-    network = make(name, in_shape, out_shape, activation=nn.Softplus, **variant)
+    smooth = {"activation": nn.Softplus} if takes(name, "activation") else {}
+    network = make(name, in_shape, out_shape, **smooth, **variant)
     x = randn(2, *network.in_shape).requires_grad_()
     y = network(x)
     assert y.shape == (2, *network.out_shape)
@@ -157,7 +238,7 @@ def test_every_pixel_counts_at_every_image_size(name, in_shape, out_shape, varia
 @over_cases
 def test_every_parameter_gets_a_finite_gradient(name, in_shape, out_shape, variant):
     network = make(name, in_shape, out_shape, **variant)
-    y = network(randn(16, *in_shape))
+    y = network(inputs(network, 16))
     (y * randn(*y.shape)).sum().backward()
     assert list(network.parameters())
     for key, parameter in network.named_parameters():
@@ -166,7 +247,18 @@ def test_every_parameter_gets_a_finite_gradient(name, in_shape, out_shape, varia
         assert parameter.grad.any(), key
 
 
-@over_pairs
+@over_networks
+def test_extreme_inputs_give_finite_outputs_and_gradients_in_single_precision(name):
+    for variant in VARIANTS[name]:
+        network = make(name, *first_pair(name), **variant).float()
+        x = 1e4 * randn(16, *network.in_shape).float()
+        y = network(x if name in MAPS else inputs(network, 16))
+        y.square().sum().backward()
+        assert y.isfinite().all()
+        assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@over_bending
 def test_activation_is_what_makes_the_network_bend(name, in_shape, out_shape):
     a, b = randn(2, *in_shape)
     for activation, affine in ((nn.Identity, True), (nn.Tanh, False)):
@@ -175,7 +267,7 @@ def test_activation_is_what_makes_the_network_bend(name, in_shape, out_shape):
         assert torch.allclose(network((a + b) / 2), middle, rtol=1e-9, atol=1e-11) is affine
 
 
-@over_networks
+@pytest.mark.parametrize("name", [name for name in networks.__all__ if takes(name, "activation")])
 def test_activation_with_parameters_of_its_own_is_taken(name):
     in_shape, out_shape = first_pair(name)
     network = make(name, in_shape, out_shape, activation=nn.PReLU)
@@ -214,7 +306,7 @@ def assert_variance(weight, expected, key):
     assert abs(z) < norm.isf(0.5e-4), f"{key}: variance {square.mean():.4g}, expected {expected:.4g}"
 
 
-@over_large
+@over_large_bending
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.Softplus, nn.ELU])
 def test_weights_after_rectifiers_have_the_variance_of_he(name, in_shape, out_shape, activation):
     network = make(name, in_shape, out_shape, activation=activation)
@@ -222,7 +314,7 @@ def test_weights_after_rectifiers_have_the_variance_of_he(name, in_shape, out_sh
         assert_variance(layer.weight, he(layer), layer)
 
 
-@over_large
+@over_large_bending
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.Identity])
 def test_weights_after_the_others_have_the_variance_of_xavier(name, in_shape, out_shape, activation):
     network = make(name, in_shape, out_shape, activation=activation)
@@ -231,26 +323,47 @@ def test_weights_after_the_others_have_the_variance_of_xavier(name, in_shape, ou
 
 
 @over_large
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-def test_output_weights_have_a_tenth_of_the_deviation_of_xavier(name, in_shape, out_shape, activation):
-    output = weighted(make(name, in_shape, out_shape, activation=activation))[-1]
+def test_output_weights_have_a_tenth_of_the_deviation_of_xavier(name, in_shape, out_shape):
+    output = weighted(make(name, in_shape, out_shape))[-1]
     assert_variance(output.weight, 0.1**2 * xavier(output), output)
 
 
-@over_cases
+def test_gated_layers_start_by_he():
+    for layer in weighted(make("GatedMLP", 300, 200))[:-1]:
+        assert_variance(layer.weight, he(layer), layer)
+
+
+@pytest.mark.parametrize(("name", "shapes"), [("Recurrent", ((60, 9), 5)), ("RecurrentTranspose", (90, (5, 9)))])
+def test_gates_start_by_xavier_and_orthogonal(name, shapes):
+    (cell,) = [m for m in make(name, *shapes).modules() if isinstance(m, nn.GRUCell)]
+    for gate in range(3):
+        part = slice(gate * cell.hidden_size, (gate + 1) * cell.hidden_size)
+        square = cell.weight_hh[part]
+        torch.testing.assert_close(square @ square.T, torch.eye(cell.hidden_size).double(), rtol=0, atol=1e-5)
+        assert_variance(cell.weight_ih[part], 2 / (cell.input_size + cell.hidden_size), gate)
+    assert not cell.bias_ih.any()
+    assert not cell.bias_hh.any()
+
+
+over_weighted = pytest.mark.parametrize(
+    ("name", "in_shape", "out_shape", "variant"), [case for case in CASES if case[0] in MAPS], ids=label
+)
+
+
+@over_weighted
 def test_weights_have_mean_zero_and_biases_are_zero(name, in_shape, out_shape, variant):
     network = make(name, in_shape, out_shape, **variant)
     weights = torch.cat([(layer.weight / layer.weight.std()).flatten() for layer in weighted(network)]).detach()
     assert abs(weights.mean()) * len(weights) ** 0.5 < norm.isf(0.5e-4)  # two-sided, level 1e-4
-    assert not any(layer.bias.any() for layer in weighted(network))
+    assert not any(layer.bias.any() for layer in weighted(network) if layer.bias is not None)
 
 
-@over_cases
+@over_weighted
 def test_initializer_fills_every_weight(name, in_shape, out_shape, variant):
     initializer = partial(nn.init.constant_, val=0.25)
     network = make(name, in_shape, out_shape, initializer=initializer, **variant)
-    assert all((layer.weight == 0.25).all() for layer in weighted(network))
-    assert not any(layer.bias.any() for layer in weighted(network))
+    assert all((p == 0.25).all() for p in network.parameters() if p.dim() > 1)
+    assert not any(layer.bias.any() for layer in weighted(network) if layer.bias is not None)
 
 
 # Output bias
@@ -258,15 +371,19 @@ def test_initializer_fills_every_weight(name, in_shape, out_shape, variant):
 
 def set_bias_alone(network, value):
     """Set the output's bias and the output's weights to 0, and give the output, which hangs on the bias alone."""
+    x = inputs(network, 2)
     network.set_output_bias(value)
-    nn.init.zeros_(weighted(network)[-1].weight)
-    return network(randn(2, *network.in_shape)).detach()
+    for layer in weighted(network)[-1:]:
+        nn.init.zeros_(layer.weight)
+    return network(x).detach()
 
 
-@pytest.mark.parametrize(("in_shape", "out_shape"), [(i, o) for n, i, o in PAIRS if n == "MLP"], ids=label)
-def test_mlp_output_bias_is_set_element_by_element(in_shape, out_shape):
-    value = randn(*out_shape)
-    assert torch.equal(set_bias_alone(make("MLP", in_shape, out_shape), value), value.expand(2, *out_shape))
+@over_pairs
+def test_output_bias_is_set_element_by_element_unless_a_channel_shares_one(name, in_shape, out_shape):
+    network, value = make(name, in_shape, out_shape), randn(*out_shape)
+    equal = torch.equal(set_bias_alone(network, value), value.expand(2, *out_shape))
+    assert equal is not network.one_bias_per_channel
+    assert network.one_bias_per_channel == ("Transpose" in name)
 
 
 @over_cases
@@ -285,7 +402,7 @@ def test_output_bias_meets_a_value_that_each_channel_shares(name, in_shape, out_
     torch.testing.assert_close(output, value.expand(2, *out_shape), rtol=1e-14, atol=0)
 
 
-@over_pairs
+@pytest.mark.parametrize(("name", "in_shape", "out_shape"), [pair for pair in PAIRS if pair[0] in MAPS], ids=label)
 def test_output_bias_stays_trainable(name, in_shape, out_shape):
     network = make(name, in_shape, out_shape)
     set_bias_alone(network, randn(*out_shape))
@@ -302,6 +419,8 @@ BAD = {
     "out_shape": [0, (), (3, -1, 4), (0, 8, 8)],
     "hidden": [0, -1],
     "channels": [(), (4, 0), (-4, 4)],
+    "normalization": ["group"],
+    "dropout": [-0.1, 1.0, float("nan")],
     "kernel_size": [4, 0, -3, 1],  # stride 2 skips pixels where the kernel is 1 wide
 }
 BAD_CASES = [

@@ -375,7 +375,7 @@ def test_folder_of_too_few_images_is_refused(tmp_path):
 # Names and paths ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mnsit", "table.csv", "no/such/folder"])
+@pytest.mark.parametrize("name", ["mnsit", "table.txt", "no/such/folder"])
 def test_unknown_name_is_refused_with_all_names_and_kinds_of_paths(name):
     with pytest.raises(ValueError, match=f"no data set '{name}'") as caught:
         data.load(name)

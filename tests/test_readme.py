@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyrovae
-from pyrovae import comparison, gradients, objectives, runs
+from pyrovae import catalogue, comparison, gradients, objectives, runs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     examples = BLOCKS[1:]
-    assert len(examples) == 6
+    assert len(examples) == 9
     scope = {}
     for code in examples:
         exec(compile(code, "README.md", "exec"), scope)
@@ -32,7 +32,7 @@ def test_the_examples_run(monkeypatch, tmp_path, capsys):
 def two_layers():
     """The README's programs and images."""
     scope = {}
-    for code in (BLOCKS[1], BLOCKS[2], BLOCKS[4].partition("for objective in (")[0]):
+    for code in (BLOCKS[1], BLOCKS[2], BLOCKS[7].partition("for objective in (")[0]):
         exec(compile(code.replace("epochs=50", "epochs=0"), "README.md", "exec"), scope)
     return scope["programs"], scope["images"]
 
@@ -79,12 +79,20 @@ def test_the_pairs_are_those_that_the_objectives_list():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_table_lists_every_component_with_its_formula(kind):
+def test_the_catalogue_lists_every_component_with_its_formula_and_references(kind):
     module = getattr(pyrovae, kind)
     for name in module.__all__:
-        first = inspect.getdoc(getattr(module, name)).splitlines()[0].replace("|", "\\|")
-        assert f"| `{kind}.{name}` | {first} |" in README
+        doc = inspect.getdoc(getattr(module, name))
+        first = doc.splitlines()[0].replace("|", "\\|")
+        (row,) = re.findall(rf"^\| `{kind}\.{name}` \| .*$", README, re.MULTILINE)
+        assert row.startswith(f"| `{kind}.{name}` | {first} |")
+        links = re.findall(r"https?://\S+", doc.partition("References:")[2].partition("Example:")[0])
+        assert re.findall(r"\]\((http\S+)\)[,| ]", row) == [link.rstrip(".,") for link in links]
     assert len(re.findall(rf"\| `{kind}\.", README)) == len(module.__all__)
+
+
+def test_the_catalogue_is_the_one_that_the_library_tells():
+    assert catalogue.markdown() in README
 
 
 def test_the_commands_are_understood(tmp_path, monkeypatch):
@@ -92,7 +100,7 @@ def test_the_commands_are_understood(tmp_path, monkeypatch):
     (tmp_path / "mypackage.py").write_text("from pyrovae.priors import StandardNormal as MyPrior\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     commands = re.findall(r"^\.venv/bin/python scripts/train\.py(.*)$", README, re.MULTILINE)
-    assert len(commands) == 11
+    assert len(commands) == 15
     for command in commands:
         if "--resume" not in command:  # that is tested with a run to resume
             runs.parse(shlex.split(command))
@@ -112,7 +120,7 @@ def test_the_reproductions_are_those_that_have_a_protocol():
 
 
 def test_figures_and_links_are_there():
-    for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+    for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
         assert (ROOT / path).exists(), path
 
 

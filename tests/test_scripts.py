@@ -183,7 +183,7 @@ def test_components_are_chosen_by_name(tmp_path, monkeypatch, arguments):
 def test_a_component_of_ones_own_is_chosen_by_import_path(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "import pyro.distributions as dist, torch\n"
-        "from pyrovae.priors import Prior\n"
+        "from pyrovae.priors.prior import Prior\n"
         "class Wide(Prior):\n"
         "    def __init__(self, latent_dim: int, width: float = 1.0) -> None:\n"
         "        super().__init__(latent_dim)\n"
@@ -210,7 +210,10 @@ def test_a_component_of_ones_own_is_chosen_by_import_path(tmp_path, monkeypatch)
         (["--objective.num_particles", "0"], "num_particles must be a whole number of at least 1"),
         (["--objective.gradient", "Nonesuch"], "gradient: no class is called 'Nonesuch'"),
         (["--objective.gradient", "Sleep"], "ELBO cannot be had with Sleep, which needs reweighted wake-sleep"),
-        (["--encoder", "Bernoulli"], "'z' is continuous in the model but discrete in the guide"),
+        (
+            ["--encoder", "Bernoulli"],
+            "is over R^D, but the encoder Bernoulli over {0, 1}^D: use encoders.",
+        ),
         (["--prior", "Bernoulli", "--encoder", "Bernoulli"], "not reparameterised, so Pathwise has no gradient"),
         (["--latent_dim", "0"], "latent_dim must be at least 1"),
         (["--resume", "--out", "nosuch"], "nothing to resume in 'nosuch'"),

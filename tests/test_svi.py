@@ -166,6 +166,18 @@ def test_evaluate_loss_takes_no_step_and_leaves_the_store_alone():
     assert not list(pyro.get_param_store().keys())
 
 
+@pytest.mark.parametrize("loss", [objectives.ELBO(), Trace_ELBO(), RenyiELBO(num_particles=2)])
+def test_evaluate_loss_leaves_running_means_alone(loss):
+    vae = make_vae()
+    vae.encoder = encoders.DiagonalNormal(networks.MLP((1, 4, 4), 6, normalization="batch"))
+    before = {name: value.clone() for name, value in vae.named_buffers()}
+    svi = make_svi(vae, loss=loss)
+    svi.evaluate_loss(make_data())
+    assert same(dict(vae.named_buffers()), before)
+    svi.step(make_data())
+    assert not same(dict(vae.named_buffers()), before)
+
+
 def test_programs_with_params_and_autoguides_train_as_in_pyro():
     """z ~ N(0, 1), x | z ~ N(z, 1): p(z | x) = N(sum x / (n + 1), 1 / (n + 1))."""
     x = torch.tensor([1.0, 2.0, 4.5])

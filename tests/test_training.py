@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LinearLR, OneCycleLR, ReduceLROnPlateau, St
 from torch.utils.data import TensorDataset
 
 from pyrovae import (
+    SVI,
     VAE,
     baselines,
     encoders,
@@ -536,6 +537,72 @@ def test_bits_are_learned(gradient):
     adam = partial(torch.optim.Adam, lr=1e-2)
     quiet(vae, x, epochs=25, batch_size=20, objective=E.ELBO(2, gradient), optimizer=adam)
     assert exact.bound(vae.model, vae.guide, x).mean() > before + 2.0
+
+
+# Batch normalization and dropout --------------------------------------------------------------------------------------
+
+
+def make_normalised(seed=0, encoder=encoders.DiagonalNormal):
+    """A VAE with batch normalization and dropout in both networks."""
+    pyro.set_rng_seed(seed)
+    network = partial(networks.MLP, hidden=(16,), normalization="batch", dropout=0.1)
+    bits = encoder is encoders.Bernoulli
+    return VAE(
+        priors.Bernoulli(3) if bits else priors.StandardNormal(3),
+        likelihoods.Bernoulli(network(3, SHAPE)),
+        encoder(network(SHAPE, 3 if bits else 6)),
+    )
+
+
+def state(vae):
+    """Parameters and running means."""
+    return {name: value.clone() for name, value in vae.state_dict().items()}
+
+
+def test_running_means_and_dropout_follow_from_the_seed_and_resume_bit_identical(tmp_path):
+    """Of 22 data in batches of 7, the last batch is of one datum, which has no variance."""
+    vaes, options = [make_normalised(), make_normalised(), make_normalised(seed=8)], {"valid": make_data(), **FANCY}
+    expected = quiet(vaes[0], make_data(22), epochs=5, **options)
+    quiet(vaes[1], make_data(22), epochs=2, folder=tmp_path, **options)
+    assert not same(state(vaes[1]), state(vaes[0]))
+    history = quiet(vaes[2], make_data(22), epochs=5, folder=tmp_path, resume=True, **options)
+    assert same(state(vaes[2]), state(vaes[0]))
+    assert history["elbo"] == expected["elbo"]
+    assert vaes[0].encoder.network.layers[2].num_batches_tracked == 5 * 3  # one datum adds nothing
+    other = make_normalised()
+    quiet(other, make_data(22), epochs=5, seed=1, **options)
+    assert not same(state(other), state(vaes[0]))
+
+
+@pytest.mark.parametrize("objective", [E.ELBO(), E.IWAE(4)])
+def test_normalised_networks_learn_with_batches_of_one(objective):
+    vae, data = make_normalised(), make_data(402)
+    train, valid = data[:-1:2], data[1::2]  # 201, by 20
+    before = evaluation.log_likelihood(vae, valid, 100).value.mean()
+    quiet(vae, train, epochs=12, batch_size=20, objective=objective, optimizer=partial(torch.optim.Adam, lr=2e-2))
+    assert before < -10.5
+    assert evaluation.log_likelihood(vae, valid, 100).value.mean() > -7.0  # of -5.9 at best, in evaluation mode
+
+
+@pytest.mark.parametrize(
+    ("objective", "encoder"),
+    [
+        (E.ELBO(gradient=G.Concrete()), encoders.Bernoulli),
+        (E.ELBO(gradient=G.Enumerate()), encoders.Bernoulli),
+        (E.RWS(2, G.Sleep()), encoders.DiagonalNormal),
+        (E.ELBO(), encoders.DiagonalNormal),
+    ],
+)
+def test_telling_the_elbo_does_not_touch_running_means(objective, encoder):
+    """A fit ends where the same steps without a history end."""
+    x, vaes = make_data(), [make_normalised(encoder=encoder), make_normalised(encoder=encoder)]
+    quiet(vaes[0], x, epochs=4, batch_size=24, shuffle=False, objective=objective, seed=3)
+    svi = SVI(vaes[1].model, vaes[1].guide, torch.optim.Adam(vaes[1].parameters(), lr=1e-3), objective)
+    pyro.set_rng_seed(3)
+    for _ in range(4):
+        svi.update(x)
+    assert same(state(vaes[0]), state(vaes[1]))
+    assert vaes[0].encoder.network.layers[2].num_batches_tracked > 0
 
 
 # Arguments -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""Compatibility: do a prior, a likelihood, an encoder, an objective, its gradient estimator and the data go together?
+
+The rules live with the parts: supports with distributions, shapes with networks, what an estimator needs of q(z | x)
+with the estimator, which data have a density with the likelihood. Here they are asked, all of them, before training.
+"""
+
+import copy
+import re
+from collections.abc import Callable
+
+import pyro.infer
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from pyrovae.check import check
+from pyrovae.densities import LogDensities, log_densities
+from pyrovae.drawn import Drawn
+from pyrovae.evaluation import evaluating
+from pyrovae.objective import Objective
+from pyrovae.parameters import ModuleParameters
+from pyrovae.rng import isolated
+from pyrovae.vae import VAE
+
+__all__ = ["refusal", "require"]
+
+
+def refusal(
+    prior: Callable[[], TorchDistribution],
+    likelihood: Callable[[Tensor], TorchDistribution],
+    encoder: Callable[[Tensor], TorchDistribution],
+    objective: pyro.infer.ELBO | None = None,
+    x: Tensor | None = None,
+) -> str | None:
+    """Why p(z), p(x | z), q(z | x), an objective with its gradient and data x cannot be trained together; None if so.
+
+    Args:
+        prior: p(z).
+        likelihood: p(x | z).
+        encoder: q(z | x).
+        objective: any `pyro.infer.ELBO`; ours bring the estimator of their gradient.
+        x: data, `(N, *event)`; without them, draws of the model stand for them.
+
+    Returns:
+        The reason and what would do, in a sentence, or None.
+
+    Example:
+        >>> from pyrovae import encoders, likelihoods, networks, priors
+        >>> likelihood = likelihoods.Bernoulli(networks.MLP(2, 5))
+        >>> refusal(priors.StandardNormal(2), likelihood, encoders.DiagonalNormal(networks.MLP(5, 4)))
+        >>> refusal(priors.StandardNormal(2), likelihood, encoders.Bernoulli(networks.MLP(5, 2)))
+        'the prior StandardNormal is over R^D, but the encoder Bernoulli over {0, 1}^D: use encoders...'
+    """
+    try:
+        require(VAE(*copy.deepcopy((prior, likelihood, encoder))), objective, x)
+    except ValueError as error:
+        return re.split(r"\n *Trace Shapes:", str(error))[0]  # what Pyro adds for whoever wrote the programs
+    return None
+
+
+def require(vae: VAE, objective: pyro.infer.ELBO | None = None, x: Tensor | None = None) -> LogDensities:
+    """Refuse a model, an objective and data that cannot be trained together; nothing is changed.
+
+    Args:
+        vae: the model.
+        objective: any `pyro.infer.ELBO`; ours bring the estimator of their gradient.
+        x: data, `(N, *event)`; without them, draws of the model stand for them.
+
+    Returns:
+        The log-densities of the first two data.
+
+    Raises:
+        ValueError: with the reason and what would do.
+    """
+    with evaluating(vae), isolated(0):
+        if x is None:
+            x = vae.sample(2)
+        if isinstance(x, Drawn):
+            x = x.draw(torch.Generator(x.device).manual_seed(0))
+        vae.check(x)
+        dtype = next((p.dtype for p in vae.parameters()), x.dtype)
+        if x.dtype != dtype:
+            raise ValueError(f"the data are {x.dtype}, but the parameters are {dtype}: convert the data, x.to({dtype})")
+        guide_sites = check(vae.model, vae.guide, x[:2])
+        with ModuleParameters():
+            if isinstance(objective, Objective):
+                objective.check_sites(guide_sites)
+                objective.loss(vae.model, vae.guide, x[:2])
+            elif objective is not None:
+                _try(objective, vae, x[:2])
+            return log_densities(vae.model, vae.guide, x[:2])
+
+
+def _try(objective: pyro.infer.ELBO, vae: VAE, x: Tensor) -> None:
+    """Refuse what one of Pyro's own objectives cannot do."""
+    if not isinstance(objective, pyro.infer.ELBO):
+        return  # a function, of which nothing is known
+    try:
+        copy.copy(objective).loss(vae.model, vae.guide, x)  # a copy, as Pyro notes down how the plates are nested
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{type(objective).__name__} does not take {type(vae.encoder).__name__} ({error}): use one of "
+            f"pyrovae.objectives"
+        ) from error
