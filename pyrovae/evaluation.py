@@ -321,7 +321,7 @@ def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[tuple[T
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
     vae.check(x)
-    draws = max(_CHUNK // x[0].numel(), 1)  # of x given z, at a time
+    draws = max(_CHUNK // decoded_size(vae, x), 1)  # of x given z, at a time
     k = min(num_samples, max(draws // len(x), 64))
     with evaluating(vae), isolated(seed, "evaluation"), ModuleParameters():
         batches = x.split(max(draws // k, 1))
@@ -331,6 +331,11 @@ def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[tuple[T
             batch = batch.to(_device(vae))
             drawn = (log_densities(vae.model, vae.guide, batch, num_samples=size) for size in sizes)
             yield torch.cat([torch.stack([d.reconstruction, d.rate]) for d in drawn], 1).unbind()
+
+
+def decoded_size(vae: VAE, x: Tensor) -> int:
+    """How many numbers p(x | z) of a datum takes: those of x, or all that the decoder gives for them."""
+    return max(x[0].numel(), math.prod(getattr(getattr(vae.likelihood, "network", None), "out_shape", ())))
 
 
 def _device(vae: VAE) -> torch.device:

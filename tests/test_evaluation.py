@@ -172,3 +172,19 @@ def test_the_noise_that_scores_data_is_not_the_noise_that_made_them():
         value = evaluation.elbo(model.vae, x).value
         off = (value - model.elbo(x)).mean() / (value - model.elbo(x)).std() * 1000**0.5
         assert abs(off) < 4  # p = 1e-4
+
+
+def test_all_that_a_decoder_gives_counts_as_decoded(monkeypatch):
+    """Not the elements of x alone, of each of which a categorical distribution has many parameters."""
+    monkeypatch.setattr(evaluation, "_CHUNK", 2**16)
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Categorical(lambda outputs: networks.MLP(2, outputs(8), hidden=(4,)), categories=50),
+        encoders.DiagonalNormal(networks.MLP(8, 4, hidden=(4,))),
+    )
+    sizes = []
+    vae.likelihood.network.register_forward_hook(lambda module, given, output: sizes.append(output.numel()))
+    evaluation.log_likelihood(vae, vae.sample(100), num_samples=200)
+    sizes = sizes[1:]  # that of the sample
+    assert sum(sizes) == 100 * 200 * 400
+    assert max(sizes) <= 2**16
