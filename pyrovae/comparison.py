@@ -229,8 +229,12 @@ def signal_to_noise(comparison: Comparison) -> list[dict[str, Any]]:
     """The signal-to-noise ratio of each entry's gradients against K, all at the same parameters where that can be.
 
     The parameters are those of the first entry that has the same model, as the first seed left them. Rows as of
-    `gradient_study`, kept in the comparison's folder.
+    `gradient_study`, kept in the comparison's folder. None for entries that share one objective with its estimator, as
+    it is these that are told apart by it.
     """
+    objectives = [_plain(options.objective) for options in comparison.entries.values()]
+    if len(objectives) > 1 and all(objective == objectives[0] for objective in objectives):
+        return []
     rows, cells = [], {cell.entry: cell for cell in reversed(list(comparison.cells()))}  # the first seed's
     for name, options in comparison.entries.items():
         if "num_particles" not in options.objective.get("init_args", {}):
