@@ -32,7 +32,7 @@ def refusal(
     objective: pyro.infer.ELBO | None = None,
     x: Tensor | None = None,
 ) -> str | None:
-    """Why p(z), p(x | z), q(z | x), an objective with its gradient and data x cannot be trained together; None if so.
+    """Why p(z), p(x | z), q(z | x), an objective with its gradient and data x do not go together; None if they do.
 
     Args:
         prior: p(z).

@@ -55,7 +55,7 @@ class VAE(nn.Module):
         super().__init__()
         self.prior, self.likelihood, self.encoder = prior, likelihood, encoder
         # Parts that are made of others, such as a prior of q(z | x), get to know them.
-        before = [(part, part.joined) for part in (prior, likelihood, encoder) if hasattr(part, "join")]
+        before = [(part, getattr(part, "joined", ())) for part in (prior, likelihood, encoder) if hasattr(part, "join")]
         try:
             for part, _ in before:
                 part.join(self)
