@@ -51,7 +51,7 @@ class Batches:
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.size, generator=self.order) if self.shuffle else torch.arange(self.size)
         for x in self._resident(order) if self.resident is not None else self._streamed(order):
-            yield x if self.drawn is None else self.drawn.alike(x).draw(self.noise)
+            yield x if self.drawn is None else self.drawn.alike(x)
 
     def _resident(self, order: Tensor) -> Iterator[Tensor]:
         for index in order.to(self.device).split(self.batch_size):

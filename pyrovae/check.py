@@ -1,7 +1,8 @@
 """Does a guide fit a model? Looking leaves no trace, neither in Pyro's store nor in random state or buffers."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyro
@@ -124,15 +125,29 @@ def _check_batch(site: dict) -> None:
         )
 
 
+class _Off:
+    """Validation is the whole process's: the first thread within turns it off, the last to leave puts it back."""
+
+    lock = threading.Lock()
+    within = 0
+    before = ExitStack()
+
+
 @contextmanager
 def unvalidated() -> Iterator[None]:
-    """Without Pyro's validation and PyTorch's, each of which is put back as it was."""
-    was = Distribution._validate_args
+    """Without Pyro's validation and PyTorch's, which are put back as they were once no thread is within."""
+    with _Off.lock:
+        if _Off.within == 0:
+            _Off.before.callback(Distribution.set_default_validate_args, Distribution._validate_args)
+            _Off.before.enter_context(pyro.validation_enabled(False))
+        _Off.within += 1
     try:
-        with pyro.validation_enabled(False):
-            yield
+        yield
     finally:
-        Distribution.set_default_validate_args(was)
+        with _Off.lock:
+            _Off.within -= 1
+            if _Off.within == 0:
+                _Off.before.close()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Conditional densities: a family of distributions whose parameters a network computes."""
 
 from abc import ABC
+from bisect import bisect_left
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Conditional(nn.Module, ABC):
 
     def _size(self, shape: tuple[int, ...]) -> int:
         """The first dimension of an event whose parameters have this shape."""
-        size = next(n for n in range(shape[0] + 2) if n > 0 and self.num_outputs(n) >= shape[0])
+        size = 1 + bisect_left(range(1, shape[0] + 2), shape[0], key=self.num_outputs)  # it rises
         if self.num_outputs(size) != shape[0]:
             raise ValueError(
                 f"{type(self).__name__} needs {self.num_outputs(size)} parameters for events of shape "

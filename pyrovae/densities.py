@@ -129,6 +129,12 @@ class LogDensities:
         return torch.full_like(self.kl, math.nan) if self.at_a_point else self.kl
 
     @property
+    def totals(self) -> Tensor:
+        """E_q[log p(x | z)] and the KL from the draws, summed over data, `(2,)`, without gradient."""
+        with torch.no_grad():
+            return torch.stack([self.mean(t).sum() for t in (self.reconstruction, self.rate)])
+
+    @property
     def log_weight(self) -> Tensor:
         """Log w = log p(x, z) - log q(z | x), `(K, B)`."""
         return self.reconstruction - self.kl

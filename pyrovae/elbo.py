@@ -22,6 +22,7 @@ from pyrovae.gradients import (
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
 from pyrovae.schedules import Schedule
+from pyrovae.staging import number
 
 __all__ = ["ELBO"]
 
@@ -116,7 +117,7 @@ class ELBO(Objective):
 
     def terms(self, densities: LogDensities) -> Tensor:
         """Log p(x | z) - beta KL, of each draw, `(K, B)`."""
-        return densities.reconstruction - self._at_step(self.beta) * self._kl(densities)
+        return densities.reconstruction - number(lambda: self._at_step(self.beta)) * self._kl(densities)
 
     def target(self, densities: LogDensities) -> Tensor:
         """What is maximised, for each datum, differentiable in the log-densities, `(B,)`."""
@@ -124,10 +125,10 @@ class ELBO(Objective):
             by_site = [densities.kl_per_dimension(z, self.analytic_kl) for z in densities.q]
             kl = sum(kl.clamp(min=self.free_bits).sum() for kl in by_site)
         elif self.capacity is not None:
-            kl = (self._kl(densities).mean() - self._at_step(self.capacity)).abs()
+            kl = (self._kl(densities).mean() - number(lambda: self._at_step(self.capacity))).abs()
         else:
             return super().target(densities)
-        return densities.reconstruction.mean(0) - self._at_step(self.beta) * kl
+        return densities.reconstruction.mean(0) - number(lambda: self._at_step(self.beta)) * kl
 
     def value(self, densities: LogDensities) -> Tensor:
         """The bound for each datum, `(B,)`."""

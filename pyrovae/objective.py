@@ -145,10 +145,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
         if densities.route is not None:
             densities.route.take()
         densities, scale = self.scaled(densities)
-        total = (self.gradient(self, densities) * scale).sum()
-        if torch.is_grad_enabled():
-            self.step += 1
-        return total
+        return (self.gradient(self, densities) * scale).sum()
 
     def scaled(self, densities: LogDensities) -> tuple[LogDensities, float | Tensor]:
         """Log-densities to reduce, and the scale to multiply the result with, `(B,)` or a number."""
@@ -156,7 +153,10 @@ class Objective(pyro.infer.ELBO, nn.Module):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the surrogate: a scalar to call `backward()` on. Counts as a step of the objective's schedules."""
-        return -self.surrogate(self.densities(model, guide, *args, **kwargs))
+        loss = -self.surrogate(self.densities(model, guide, *args, **kwargs))
+        if torch.is_grad_enabled():
+            self.step += 1
+        return loss
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Minus the objective's value, without gradient."""

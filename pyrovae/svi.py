@@ -19,9 +19,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from pyrovae.check import buffers_restored, check, unvalidated
 from pyrovae.compatibility import require
-from pyrovae.densities import LogDensities, Program
+from pyrovae.densities import Program
+from pyrovae.drawn import Drawn, Means
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
+from pyrovae.pyro_elbo import Traced, totals, traced_loss_and_grads
+from pyrovae.staging import Staged, tracing
 from pyrovae.vae import VAE
 
 __all__ = ["SVI"]
@@ -45,6 +48,12 @@ class SVI(pyro.infer.SVI):
         loss: any `pyro.infer.ELBO`, ours included, or a function as `pyro.infer.SVI` takes it.
         loss_and_grads: as in `pyro.infer.SVI`.
         clip_norm: largest norm of the gradient of all parameters together, or None.
+        compile: whether to stage the steps: the second step with arguments of a kind (shapes, types) is traced, effect
+            handlers and all, and its tensor operations are compiled; later steps are these operations alone. What
+            programs read that is neither an argument nor a tensor stays what it was then. Steps that cannot be staged
+            run as they are, after a warning.
+        generator: of the draws of arguments that stand for their draws, such as `data.Intensities`, which each step
+            draws anew; by default torch's own.
         kwargs: as in `pyro.infer.SVI`.
 
     Raises:
@@ -73,6 +82,8 @@ class SVI(pyro.infer.SVI):
         loss: pyro.infer.ELBO | Callable,
         loss_and_grads: Callable | None = None,
         clip_norm: float | None = None,
+        compile: bool = False,
+        generator: torch.Generator | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(optim, torch.optim.Optimizer | PyroOptim):
@@ -87,8 +98,11 @@ class SVI(pyro.infer.SVI):
         super().__init__(model, guide, PyroOptim(type(optim), {}), loss, loss_and_grads, **kwargs)
         self.optim = optim
         self.objective = loss
-        self.clip_norm = clip_norm
+        self.clip_norm, self.generator = clip_norm, generator
         self.optimizer = optim if isinstance(optim, torch.optim.Optimizer) else None
+        if self.optimizer is not None:
+            fuse(self.optimizer)
+        self._gradients = Staged(self._plain_gradients, "the step") if compile else self._plain_gradients
         self._checked = False
 
     def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
@@ -100,49 +114,90 @@ class SVI(pyro.infer.SVI):
             warnings.warn("the loss is NaN: the parameters are too, or will be; lower the learning rate", stacklevel=2)
         return value
 
-    def update(self, *args: Any, **kwargs: Any) -> tuple[Any, LogDensities | None]:
-        """Take a gradient step; the loss stays on the device, beside the log-densities of draws of q(z | x), if any."""
-        first = not self._checked
-        if first:
-            if isinstance(owner := getattr(self.model, "__self__", None), VAE):
-                require(owner, self.objective, *args)
-            guide_sites = check(self.model, self.guide, *args, **kwargs)
-            if isinstance(self.objective, Objective):
-                self.objective.check_sites(guide_sites)
-            if self.optimizer is not None:
-                self.optimizer.zero_grad()
-        with nullcontext() if first else unvalidated(), ModuleParameters() as seen:
-            loss, densities = self._loss_and_grads(*args, **kwargs)
-        self._collect(seen.parameters)
-        if self.clip_norm is not None:
-            clip_grad_norm_(self._parameters(), self.clip_norm)
-        with _trains(seen.parameters, self.optimizer) if first else nullcontext():
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
+        """Take a gradient step, and read nothing back from the device.
+
+        Returns:
+            The loss, as `step` gives it, but on the device; and E_q[log p(x | z)] and the KL, summed over data, `(2,)`,
+            if they can be told from what was run.
+        """
+        if self._checked:
+            args, kwargs = map(self._means, args), {name: self._means(a) for name, a in kwargs.items()}
+            with unvalidated():
+                loss, terms, *gradients = self._gradients(*args, **kwargs)
+        else:
+            self._check(*map(_some, args), **{name: _some(a) for name, a in kwargs.items()})
+            loss, terms, *gradients = self._plain_gradients(*args, **kwargs)
+        for p, gradient in zip(self._parameters(), gradients, strict=True):
+            p.grad = gradient
+        with nullcontext() if self._checked else _trains(self._seen, self.optimizer):
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        for p in self._parameters():
+            p.grad = None
+        if isinstance(self.objective, Objective):
+            self.objective.step += 1
         self._checked = True
-        return loss, densities
+        return loss, terms
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """The loss, without a step, and with buffers left as they were; arguments as programs'."""
+        args, kwargs = map(self._drawn, args), {name: self._drawn(a) for name, a in kwargs.items()}
         with ModuleParameters(), buffers_restored(self.model, self.guide):
             return super().evaluate_loss(*args, **kwargs)
 
-    def _loss_and_grads(self, *args: Any, **kwargs: Any) -> tuple[Any, LogDensities | None]:
-        if not isinstance(self.objective, Objective):
-            return self.loss_and_grads(self.model, self.guide, *args, **kwargs), None
-        densities = self.objective.densities(self.model, self.guide, *args, **kwargs)
-        loss = -self.objective.surrogate(densities)
-        loss.backward()
-        return loss.detach(), densities if self.objective.faithful else None
+    def _check(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse programs that cannot be trained by the objective."""
+        if isinstance(owner := getattr(self.model, "__self__", None), VAE):
+            require(owner, self.objective, *args)
+        guide_sites = check(self.model, self.guide, *args, **kwargs)
+        if isinstance(self.objective, Objective):
+            self.objective.check_sites(guide_sites)
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+
+    def _plain_gradients(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The loss, the terms of the ELBO if known, and the gradient by each parameter of the optimiser."""
+        args, kwargs = map(self._drawn, args), {name: self._drawn(a) for name, a in kwargs.items()}
+        with ModuleParameters() as seen:
+            loss, terms = self._loss_and_terms(*args, **kwargs)
+        self._seen = seen.parameters
+        self._collect(seen.parameters)
+        parameters = self._parameters()
+        if self.clip_norm is not None:
+            clip_grad_norm_(parameters, self.clip_norm)
+        gradients = [p.grad for p in parameters]
+        for p in parameters:
+            p.grad = None
+        return [loss, terms, *gradients]
+
+    def _loss_and_terms(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor | None]:
+        """The loss, whose gradient is left with the parameters, and the terms of the ELBO if known."""
+        if isinstance(self.objective, Objective):
+            densities = self.objective.densities(self.model, self.guide, *args, **kwargs)
+            loss = -self.objective.surrogate(densities)
+            loss.backward()
+            return loss.detach(), densities.totals if self.objective.faithful else None
+        if tracing() and isinstance(self.objective, pyro.infer.ELBO):
+            loss = traced_loss_and_grads(self.objective, self.model, self.guide, *args, **kwargs)
+        else:
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        return loss, totals(self.model, self.guide) if isinstance(self.model, Traced) else None
+
+    def _means(self, a: Any) -> Any:
+        return a.means(self.generator) if isinstance(a, Drawn) else a
+
+    def _drawn(self, a: Any) -> Any:
+        a = self._means(a)
+        return a.draw() if isinstance(a, Means) else a
 
     def _parameters(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        return [] if self.optimizer is None else [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _collect(self, parameters: dict[str, Tensor]) -> None:
         """Put a Pyro optimiser's parameters into one torch optimiser as they first appear, and clip as Pyro does."""
         if not isinstance(self.optim, PyroOptim):
             return
-        held = set(self._parameters()) if self.optimizer is not None else set()
+        held = set(self._parameters())
         new = {name: p for name, p in parameters.items() if p not in held}
         options = self.optim.pt_optim_args
         groups = (
@@ -171,6 +226,20 @@ class SVI(pyro.infer.SVI):
         self.optim.optim_objs[None] = held  # not one parameter's
         if waiting:
             _load_state_dict(held, waiting.pop(None))
+
+
+def _some(a: Any) -> Any:
+    """Something to check, without a draw that training would miss."""
+    return a.draw(torch.Generator(a.device).manual_seed(0)) if isinstance(a, Drawn) else a
+
+
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimiser that has not begun update all parameters in one operation, if it can and is free to."""
+    for group in optimizer.param_groups:
+        plain = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in group["params"])
+        free = "fused" in group and not (group["fused"] or group["foreach"] or group["differentiable"])
+        if plain and free and group["fused"] is None and not optimizer.state:
+            group["fused"] = True
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyro.infer
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import Dataset
@@ -24,13 +23,15 @@ from pyrovae.check import buffers_restored, unvalidated
 from pyrovae.checkpoint import Checkpoint, described
 from pyrovae.compatibility import require
 from pyrovae.data import fingerprint
-from pyrovae.densities import Program, log_densities, reduce_traces
+from pyrovae.densities import log_densities
 from pyrovae.drawn import Drawn
 from pyrovae.files import whole
 from pyrovae.objective import Objective
 from pyrovae.objectives import ELBO
 from pyrovae.parameters import ModuleParameters
+from pyrovae.pyro_elbo import Traced
 from pyrovae.rng import isolated
+from pyrovae.staging import Staged
 from pyrovae.svi import SVI
 from pyrovae.vae import VAE
 
@@ -85,6 +86,7 @@ def fit(
     folder: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    compile: bool = False,
 ) -> History:
     """Maximise the objective over the parameters of a model by epochs of SVI steps, on the device where they are.
 
@@ -116,6 +118,7 @@ def fit(
         folder: where `checkpoint.pt` and `history.csv` are written after each epoch.
         resume: go on from the folder's checkpoint, to the same end as without interruption.
         progress: whether to show a progress bar.
+        compile: whether to trace the steps and compile them, see `SVI`.
 
     Raises:
         ValueError: if data do not suit the likelihood, an argument is out of range, or a checkpoint is of another run.
@@ -159,7 +162,7 @@ def fit(
             raise ValueError("early stopping and ReduceLROnPlateau watch the ELBO, which a Delta posterior has not")
         if getattr(schedule, "mode", "min") == "max":
             raise ValueError("ReduceLROnPlateau watches a loss, minus the validation ELBO: leave its mode at 'min'")
-        step = _Step(vae, optim, objective, clip_norm)
+        step = _Step(vae, optim, objective, clip_norm, compile, batches.noise)
         history, best = History(), {}
         if folder is not None:
             settings = {
@@ -226,65 +229,55 @@ class _Step:
     """An SVI step that tells the terms of the ELBO, whatever objective is maximised."""
 
     def __init__(
-        self, vae: VAE, optim: torch.optim.Optimizer, objective: pyro.infer.ELBO, clip_norm: float | None
+        self,
+        vae: VAE,
+        optim: torch.optim.Optimizer,
+        objective: pyro.infer.ELBO,
+        clip_norm: float | None,
+        compile: bool,
+        generator: torch.Generator,
     ) -> None:
-        # Most of our objectives give the log-densities that they reduced; for Pyro's ELBOs the programs' traces do.
-        self.foreign = not isinstance(objective, Objective)
-        if self.foreign and objective.max_plate_nesting == math.inf:
-            # Or Pyro would run the programs once more to find out, with other random numbers after resuming.
-            objective.max_plate_nesting = 1 + (objective.vectorize_particles and objective.num_particles > 1)
-        self.model, self.guide = (_Traced(p) if self.foreign else p for p in (vae.model, vae.guide))
-        self.svi = SVI(self.model, self.guide, optim, objective, clip_norm=clip_norm)
+        model, guide = vae.model, vae.guide
+        if not isinstance(objective, Objective):
+            model, guide = Traced(model), Traced(guide)
+            if objective.max_plate_nesting == math.inf:
+                # Or Pyro would run the programs once more to find out, with other random numbers after resuming.
+                objective.max_plate_nesting = 1 + (objective.vectorize_particles and objective.num_particles > 1)
+        self.svi = SVI(model, guide, optim, objective, clip_norm=clip_norm, compile=compile, generator=generator)
+        self.told = Staged(self._told, "the ELBO") if compile else self._told
+        # Estimators that draw from another distribution than q(z | x) do not tell the ELBO.
+        self.tells = getattr(objective, "faithful", True)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Step on a batch; objective, reconstruction and KL, summed over data, on the device, `(3,)`."""
-        loss, densities = self.svi.update(x)
-        runs = [densities]
-        with torch.no_grad():
-            if self.foreign:
-                loss = loss[0] if isinstance(loss, tuple) else loss
-                runs = [reduce_traces(p, q) for p, q in zip(self.model.pop(), self.guide.pop(), strict=True)]
-            if not runs or runs[0] is None:  # a compiled ELBO runs the programs but once, others draw not from q(z | x)
-                with isolated(), ModuleParameters(), buffers_restored(self.model, self.guide):
-                    runs = [log_densities(self.model, self.guide, x)]
-            terms = [torch.stack([run.mean(t).sum() for t in (run.reconstruction, run.rate)]) for run in runs]
-            return torch.cat([-torch.as_tensor(loss).to(x).reshape(1), sum(terms) / len(terms)])
+        if not self.tells and isinstance(x, Drawn):
+            x = x.draw(self.svi.generator)  # for both
+        loss, terms = self.svi.update(x)
+        if terms is None:
+            with unvalidated(), torch.no_grad(), isolated():
+                [terms] = self.told(x)
+        loss = loss[0] if isinstance(loss, tuple) else loss
+        return torch.cat([-torch.as_tensor(loss).to(terms).reshape(1), terms])
 
-
-class _Traced:
-    """A program that keeps the traces of its runs with gradient."""
-
-    def __init__(self, program: Program) -> None:
-        self.program, self.traces = program, []
-        self.__self__ = program.__self__
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        traced = poutine.trace(self.program)
-        result = traced(*args, **kwargs)
-        if torch.is_grad_enabled():
-            self.traces.append(traced.trace)
-        return result
-
-    def pop(self) -> list[poutine.Trace]:
-        """The traces since the last call."""
-        traces, self.traces = self.traces, []
-        return traces
+    def _told(self, x: Tensor) -> list[Tensor]:
+        with ModuleParameters(), buffers_restored(self.svi.model, self.svi.guide):
+            return [log_densities(self.svi.model, self.svi.guide, x).totals]
 
 
 def _epoch(vae: VAE, step: _Step, batches: Batches, schedule: LRScheduler | None, bar: tqdm) -> dict[str, float]:
     """One pass over the data; its row of the history."""
     start, rate = time.perf_counter(), step.svi.optim.param_groups[0]["lr"]
     vae.train()
-    total = 0
+    totals = []
     for x in batches:
         if batches.unchecked:
             vae.check(x, "train")
-        total += step(x).double()
+        totals.append(step(x))
         if isinstance(schedule, _STEPWISE):
             schedule.step()
         bar.update()
     batches.unchecked = False
-    objective, reconstruction, kl = (total / batches.size).tolist()
+    objective, reconstruction, kl = (torch.stack(totals).double().sum(0) / batches.size).tolist()
     return {
         "objective": objective,
         "elbo": reconstruction - kl,

@@ -29,13 +29,13 @@ def make_data(n=24):
 
 
 def train_by_pyro(vae, x, steps=20, seed=1):
-    svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2, "fused": True}), Trace_ELBO())
     pyro.set_rng_seed(seed)
     return [svi.step(x) for _ in range(steps)]
 
 
 def train_by_torch(vae, x, steps=20, seed=1):
-    optim, elbo = torch.optim.Adam(vae.parameters(), lr=1e-2), Trace_ELBO()
+    optim, elbo = torch.optim.Adam(vae.parameters(), lr=1e-2, fused=True), Trace_ELBO()
     pyro.set_rng_seed(seed)
     losses = []
     for _ in range(steps):

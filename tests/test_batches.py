@@ -30,8 +30,13 @@ def make(data, batch_size=4, shuffle=True, seed=0):
     return Batches(data, batch_size, shuffle, seed, CPU)
 
 
+def drawn(batches):
+    """Batches as a step takes them, those that stand for their draws drawn."""
+    return (x.draw(batches.noise) if isinstance(x, Intensities | Levels) else x for x in batches)
+
+
 def epoch(batches):
-    return torch.cat(list(batches))
+    return torch.cat(list(drawn(batches)))
 
 
 def order(batches):
@@ -142,8 +147,8 @@ def test_dequantization_is_uniform_in_each_cell_and_new_each_epoch(kept):
 
 def test_drawn_batches_are_plain_tensors_in_the_shuffled_order(kept):
     zeros_and_ones = (torch.arange(20) % 2.0).reshape(20, 1)
-    drawn, plain = make(Intensities(zeros_and_ones), seed=3), make(zeros_and_ones, seed=3)
-    for x, expected in zip(drawn, plain, strict=True):
+    means, plain = make(Intensities(zeros_and_ones), seed=3), make(zeros_and_ones, seed=3)
+    for x, expected in zip(drawn(means), plain, strict=True):
         assert type(x) is type(expected) is torch.Tensor
         assert torch.equal(x, expected)
 
@@ -210,11 +215,11 @@ def test_draws_depend_on_the_seed_alone(kind, kept):
     first = epoch(make(data, seed=1))
     torch.manual_seed(99)
     batches = make(data, seed=1)
-    drawn = []
-    for x in batches:
+    found = []
+    for x in drawn(batches):
         torch.rand(7)  # what a model draws between batches
-        drawn.append(x)
-    assert torch.equal(torch.cat(drawn), first)
+        found.append(x)
+    assert torch.equal(torch.cat(found), first)
     assert not torch.equal(epoch(make(data, seed=2)), first)
 
 

@@ -135,7 +135,7 @@ def test_there_is_one_optimiser_over_all_parameters():
 )
 def test_any_elbo_of_pyro_takes_the_step_it_takes_in_pyro(loss, options):
     x, ours, theirs = make_data(), make_vae(), make_vae()
-    optim = pyro.optim.Adam({"lr": 1e-2})
+    optim = pyro.optim.Adam({"lr": 1e-2, "fused": True})
     svi = pyro.infer.SVI(theirs.model, theirs.guide, optim, loss(**options))
     pyro.set_rng_seed(1)
     expected = [svi.step(x) for _ in range(3)]

@@ -1,9 +1,9 @@
 import copy
 import gc
-import multiprocessing
 import pickle
 from functools import partial
 
+import fresh
 import numpy as np
 import pyro
 import pytest
@@ -27,7 +27,7 @@ WAYS = {
     "torch": train_by_torch,
     "svi": train_by_svi,
     "svi with our ELBO": partial(train_by_svi, loss=objectives.ELBO()),
-    "svi with a Pyro optimiser": lambda vae, x: train_by_svi(vae, x, optim=pyro.optim.Adam({"lr": 1e-2})),
+    "svi with a Pyro optimiser": lambda vae, x: train_by_svi(vae, x, optim=pyro.optim.Adam({"lr": 1e-2, "fused": True})),
     "fit": train_by_fit,
 }
 
@@ -47,24 +47,18 @@ def test_every_way_to_train_gives_the_same_parameters(way, prior):
         assert same(parameters(vae), parameters(reference))
 
 
-def _train_alone(latent_dim, queue):
-    torch.set_num_threads(1)
+def _train_alone(latent_dim, file):
     vae = make_vae(seed=latent_dim, latent_dim=latent_dim)
     train_by_pyro(vae, make_data())
-    queue.put({name: value.numpy() for name, value in parameters(vae).items()})
+    torch.save(parameters(vae), file)
 
 
 @pytest.fixture(scope="module")
-def alone():
+def alone(tmp_path_factory):
     """Parameters of VAEs of 3 and of 2 latent dimensions, each trained in a fresh process."""
-    context, results = multiprocessing.get_context("spawn"), {}
-    for latent_dim in (3, 2):
-        queue = context.Queue()
-        process = context.Process(target=_train_alone, args=(latent_dim, queue))
-        process.start()
-        results[latent_dim] = {name: torch.from_numpy(value) for name, value in queue.get(timeout=120).items()}
-        process.join()
-    return results
+    files = {latent_dim: tmp_path_factory.mktemp("alone") / "end.pt" for latent_dim in (3, 2)}
+    assert [fresh.finish(fresh.start(_train_alone, *of)) for of in files.items()] == [0, 0]
+    return {latent_dim: torch.load(file, weights_only=True) for latent_dim, file in files.items()}
 
 
 @pytest.mark.parametrize("train", [train_by_pyro, train_by_torch, train_by_svi])
@@ -81,7 +75,7 @@ def test_vaes_trained_in_turn_end_as_if_alone(alone, train):
 def test_vaes_trained_interleaved_end_as_if_alone(alone, ours):
     x, vaes, states = make_data(), [make_vae(seed=d, latent_dim=d) for d in (3, 2, 3)], {}
     make = SVI if ours else pyro.infer.SVI
-    svis = [make(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()) for vae in vaes]
+    svis = [make(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2, "fused": True}), Trace_ELBO()) for vae in vaes]
     pyro.set_rng_seed(1)
     states = dict.fromkeys(range(3), torch.get_rng_state())
     for _ in range(20):
