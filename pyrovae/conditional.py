@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from pyrovae.precision import of_networks
+
 Build = Callable[[Callable[[int], int]], nn.Module]
 
 
@@ -46,7 +48,8 @@ class Conditional(nn.Module, ABC):
         Raises:
             ValueError: if no event has as many parameters.
         """
-        output = self.network(b)
+        with of_networks(b.device):
+            output = self.network(b).to(b.dtype)
         self._size(output.shape[dim:])
         return output
 

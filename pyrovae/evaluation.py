@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from tqdm import tqdm
 
+from pyrovae.check import unvalidated
 from pyrovae.densities import log_densities
 from pyrovae.draws import is_point
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
+from pyrovae.staging import Staged
 from pyrovae.vae import VAE
 
 __all__ = ["active_units", "bounds", "elbo", "kl_per_dimension", "log_likelihood", "metrics", "scores"]
@@ -58,7 +60,7 @@ class ActiveUnits(NamedTuple):
     variance: Tensor  # Var_x(E_q[z_d | x]), `(D,)`
 
 
-def elbo(vae: VAE, x: Tensor, num_samples: int = 1, seed: int = 0) -> ELBO:
+def elbo(vae: VAE, x: Tensor, num_samples: int = 1, seed: int = 0, compile: bool = False) -> ELBO:
     """L(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)), each term the mean over K draws.
 
     Args:
@@ -66,6 +68,7 @@ def elbo(vae: VAE, x: Tensor, num_samples: int = 1, seed: int = 0) -> ELBO:
         x: data, `(N, *event)`.
         num_samples: K, draws for each datum.
         seed: of the draws.
+        compile: whether to trace the pass and compile it, which takes seconds and pays for many draws.
 
     References:
         Kingma and Welling (2014), Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114
@@ -77,10 +80,10 @@ def elbo(vae: VAE, x: Tensor, num_samples: int = 1, seed: int = 0) -> ELBO:
         >>> elbo(vae, torch.zeros(20, 5), num_samples=100).value.shape
         torch.Size([20])
     """
-    return scores(vae, x, num_samples, seed).elbo
+    return scores(vae, x, num_samples, seed, compile).elbo
 
 
-def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0) -> LogLikelihood:
+def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0, compile: bool = False) -> LogLikelihood:
     """log p(x) ~ log 1/K sum_k w_k, with w_k = p(x, z_k) / q(z_k | x), from exactly K draws for each datum.
 
     On average the estimate is a lower bound, which rises to log p(x) with K. Memory is bounded, whatever K.
@@ -90,6 +93,7 @@ def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0) 
         x: data, `(N, *event)`.
         num_samples: K, draws for each datum, at least 2 for a standard error.
         seed: of the draws.
+        compile: whether to trace the pass and compile it, which takes seconds and pays for many draws.
 
     References:
         Rezende et al. (2014), Stochastic backpropagation, appendix E, https://arxiv.org/abs/1401.4082
@@ -103,10 +107,10 @@ def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0) 
         >>> estimate.value.shape, bool((estimate.ess <= 100).all())
         (torch.Size([20]), True)
     """
-    return scores(vae, x, num_samples, seed).log_likelihood
+    return scores(vae, x, num_samples, seed, compile).log_likelihood
 
 
-def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> Scores:
+def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, compile: bool = False) -> Scores:
     """L(x) and log p(x), as `elbo` and `log_likelihood` have them, from the same draws, in one pass.
 
     Args:
@@ -114,6 +118,7 @@ def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> Score
         x: data, `(N, *event)`.
         num_samples: K, draws for each datum.
         seed: of the draws.
+        compile: whether to trace the pass and compile it, which takes seconds and pays for many draws.
 
     Example:
         >>> from pyrovae.exact import LinearGaussian
@@ -123,7 +128,7 @@ def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> Score
         True
     """
     elbos, log_likelihoods = [], []
-    for reconstruction, kl in _terms(vae, x, num_samples, seed):  # (K, B) each
+    for reconstruction, kl in _terms(vae, x, num_samples, seed, compile):  # (K, B) each
         log_weight = reconstruction - kl
         std_error = log_weight.std(0, correction=min(1, num_samples - 1)) / math.sqrt(num_samples)
         elbos.append([log_weight.mean(0), std_error, reconstruction.mean(0), kl.mean(0)])
@@ -142,7 +147,14 @@ def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> Score
     return found
 
 
-def bounds(vae: VAE, x: Tensor, num_particles: Sequence[int], num_samples: int = 1000, seed: int = 0) -> Tensor:
+def bounds(
+    vae: VAE,
+    x: Tensor,
+    num_particles: Sequence[int],
+    num_samples: int = 1000,
+    seed: int = 0,
+    compile: bool = False,
+) -> Tensor:
     """L_K(x) = E[log 1/K sum_k w_k], with w_k = p(x, z_k) / q(z_k | x), for each K, from the same draws for all.
 
     Each is the mean over as many groups of K draws as there are. On average L_K(x) rises with K, from the ELBO at K = 1
@@ -154,6 +166,7 @@ def bounds(vae: VAE, x: Tensor, num_particles: Sequence[int], num_samples: int =
         num_particles: the K, each at most `num_samples`.
         num_samples: draws for each datum.
         seed: of the draws, which are those of `elbo` and `log_likelihood` for as many.
+        compile: whether to trace the pass and compile it, which takes seconds and pays for many draws.
 
     Returns:
         The bounds, in nats, `(len(num_particles), N)`.
@@ -177,7 +190,7 @@ def bounds(vae: VAE, x: Tensor, num_particles: Sequence[int], num_samples: int =
             f"num_particles must be numbers from 1 to num_samples, which is {num_samples}, not {list(num_particles)}"
         )
     batches = []
-    for reconstruction, kl in _terms(vae, x, num_samples, seed):
+    for reconstruction, kl in _terms(vae, x, num_samples, seed, compile):
         log_weight = reconstruction - kl  # (num_samples, B)
         groups = [log_weight[: num_samples // k * k].unflatten(0, (-1, k)) for k in num_particles]  # each (n, K, B)
         batches.append(torch.stack([group.logsumexp(1).mean(0) - math.log(group.shape[1]) for group in groups]))
@@ -265,7 +278,12 @@ def _variance_of_mean(q: TorchDistribution) -> Tensor:
 
 
 def metrics(
-    vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, per_datum: Scores | None = None
+    vae: VAE,
+    x: Tensor,
+    num_samples: int = 1000,
+    seed: int = 0,
+    per_datum: Scores | None = None,
+    compile: bool = False,
 ) -> dict[str, float | int | list[float] | None]:
     """Means over data of all of the above, in nats, by flat names; each `_std_error` is Monte Carlo's alone.
 
@@ -277,8 +295,9 @@ def metrics(
         num_samples: K, draws for each datum.
         seed: of the draws.
         per_datum: scores of the same data and draws, if they are there already.
+        compile: whether to trace the pass and compile it, which takes seconds and pays for many draws.
     """
-    bound, evidence = per_datum or scores(vae, x, num_samples, seed)
+    bound, evidence = per_datum or scores(vae, x, num_samples, seed, compile)
     per_dimension = kl_per_dimension(vae, x)
     return {
         "elbo": _mean(bound.value),
@@ -316,21 +335,31 @@ def evaluating(vae: VAE) -> Iterator[None]:
             module.training = training
 
 
-def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int, compile: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """For each batch of data, log p(x | z) and log q(z | x) - log p(z) of K draws, some at a time, `(K, B)` each."""
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
     vae.check(x)
     draws = max(_CHUNK // decoded_size(vae, x), 1)  # of x given z, at a time
     k = min(num_samples, max(draws // len(x), 64))
-    with evaluating(vae), isolated(seed, "evaluation"), ModuleParameters():
-        batches = x.split(max(draws // k, 1))
-        # What takes long shows how far it is, on a terminal.
-        for batch in tqdm(batches, desc=f"{num_samples} draws for each datum", delay=3, disable=None, leave=False):
-            sizes = [min(k, num_samples - start) for start in range(0, num_samples, k)]
+    batch_size, full, rest = max(draws // k, 1), *divmod(num_samples, k)
+
+    def run(batch: Tensor, size: int) -> list[Tensor]:
+        with ModuleParameters():
+            densities = log_densities(vae.model, vae.guide, batch, num_samples=size)
+        return [torch.stack([densities.reconstruction, densities.rate])]  # (2, size, B)
+
+    staged = Staged(run, "the evaluation") if compile else run
+    # What takes long shows how far it is, on a terminal, and how fast.
+    bar = tqdm(total=len(x) * num_samples, unit=" draws", unit_scale=True, delay=3, disable=None, leave=False)
+    with evaluating(vae), isolated(seed, "evaluation"), unvalidated(), bar:
+        for batch in x.split(batch_size):
             batch = batch.to(_device(vae))
-            drawn = (log_densities(vae.model, vae.guide, batch, num_samples=size) for size in sizes)
-            yield torch.cat([torch.stack([d.reconstruction, d.rate]) for d in drawn], 1).unbind()
+            many = staged if len(batch) == batch_size else run  # what is left is not worth a graph of its own
+            parts = [part for _ in range(full) for part in many(batch, k)]
+            parts += run(batch, rest) if rest else []
+            bar.update(len(batch) * num_samples)
+            yield torch.cat(parts, 1).unbind()
 
 
 def decoded_size(vae: VAE, x: Tensor) -> int:

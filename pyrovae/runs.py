@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ActionYesNo, Namespace
 from pyro.distributions import constraints
 from torch import nn
 
@@ -193,7 +193,7 @@ def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | Non
         seed: of the draws.
         scores: those of the test data, if they are there already.
     """
-    metrics = evaluation.metrics(run.vae, run.dataset.test, num_samples, seed, scores)
+    metrics = evaluation.metrics(run.vae, run.dataset.test, num_samples, seed, scores, run.options.compile)
     protocol = run.dataset.protocol
     log_volume = log_cell(run.vae.likelihood, protocol)
     if log_volume is None:
@@ -225,8 +225,10 @@ def parser() -> Parser:
     parser = Parser(description="Train a variational autoencoder.")
     parser.add_argument("--config", action="config", help="file with options, such as a run's config.yaml")
     parser.add_function_arguments(build, as_group=False)
-    elsewhere = {"vae", "train", "valid", "seed", "folder", "resume", "shuffle", "progress"}
+    elsewhere = {"vae", "train", "valid", "seed", "folder", "resume", "shuffle", "progress", "compile"}
     parser.add_function_arguments(fit, as_group=False, skip=elsewhere)
+    flag = {"action": ActionYesNo, "nargs": "?", "default": False}
+    parser.add_argument("--compile", **flag, help="trace the steps, and the scoring of test data, and compile them")
     parser.add_argument("--num_samples", type=int, default=1000, help="draws for each datum for log p(x)")
     parser.set_defaults(
         {
@@ -247,7 +249,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
 
     Without `--out` a new run goes to `runs/DATA`, or, where that is taken, to `runs/DATA-2` and so on; `--resume` goes
     on with the last of them. To resume, options are read from the run's folder; of those given again only epochs (more
-    of them), max_seconds, device, the places of the data and num_samples may differ.
+    of them), max_seconds, device, compile, the places of the data and num_samples may differ.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     full = parser()
@@ -262,7 +264,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
             raise FileNotFoundError(f"nothing to resume in '{folder}': it has no {CHECKPOINT}; run without --resume")
         saved = full.parse_args(["--config", str(folder / CONFIG)])
         options = full.parse_args(["--config", str(folder / CONFIG), *arguments])
-        free = {"epochs", "max_seconds", "device", "data", "root", "num_samples", "config", "out", "resume"}
+        free = {"epochs", "max_seconds", "device", "data", "root", "num_samples", "compile", "config", "out", "resume"}
         for name in vars(saved).keys() - free:
             if saved[name] != options[name]:
                 raise ValueError(f"--{name} differs from that of the run in '{folder}': a run goes on as it began")

@@ -14,11 +14,15 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = ["Staged", "number", "tracing"]
 
 Outputs = list[Tensor | None]
+
+# Operations that the compiler would make of others, with other random numbers.
+_RANDOM = {"bernoulli", "cauchy", "exponential", "geometric", "log_normal", "normal", "uniform"}
 
 
 class Staged:
@@ -54,22 +58,26 @@ class Staged:
         """What f gives, and does."""
         if self.trouble is not None or am_i_wrapped():  # a handler around f takes part in what it does
             return self.function(*args, **kwargs)
-        given = [*_tensors((args, kwargs))]
-        first = [next(i for i, other in enumerate(given) if other is t) for t in given]  # where a tensor is given twice
-        key = (_kind(args), _kind(kwargs), tuple(first), torch.is_grad_enabled())
-        for graph in self._graphs.get(key, ()):
-            if graph.holds():
-                return graph(given)
+        graph, given = self.graph(*args, **kwargs)
+        if graph is not None:
+            graph.refresh()
+            return graph(given)
         try:
             outputs, graph = _trace(self.function, given, args, kwargs)
         except Exception as error:  # whatever it is: if it is not the tracer's, the function raises it again
             outputs = self.function(*args, **kwargs)
-            self.trouble = str(error).split(" - erroring out")[0]
+            self.trouble = str(error).splitlines()[0]
             warnings.warn(f"{self.name} cannot be compiled and runs as it is: {self.trouble}", stacklevel=4)
             return outputs
         graph.compile(given, self.name)
-        self._graphs.setdefault(key, []).append(graph)
+        self._graphs.setdefault(_key(given, args, kwargs), []).append(graph)
         return outputs
+
+    def graph(self, *args: Any, **kwargs: Any) -> tuple["_Graph | None", list[Tensor]]:
+        """The graph for such arguments, if there is one that holds, and the tensors to give to it."""
+        given = [*_tensors((args, kwargs))]
+        graphs = self._graphs.get(_key(given, args, kwargs), ())
+        return next((graph for graph in graphs if graph.holds()), None), given
 
 
 def number(value: Callable[[], float]) -> float | Tensor:
@@ -120,8 +128,20 @@ class _Tracing(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Refuse to read values of tensors, on which a graph of operations cannot depend."""
         reads = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & {*func.tags}
-        if reads or (func is torch.ops.aten.index.Tensor and any(_is_mask(index) for index in args[1])):
+        if func is torch.ops.aten.index.Tensor:
+            reads = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        if reads:
             raise RuntimeError(f"what it does depends on the values of a tensor, which it reads by {func}")
+        return func(*args, **(kwargs or {}))
+
+
+class _OneHot(TorchFunctionMode):
+    """`one_hot` without its look at whether the indices are in range."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """One-hot vectors of indices."""
+        if func is nn.functional.one_hot and (num_classes := [*args[1:], *(kwargs or {}).values()]):
+            return (args[0][..., None] == torch.arange(*num_classes, device=args[0].device)).long()
         return func(*args, **(kwargs or {}))
 
 
@@ -162,8 +182,7 @@ class _Graph:
         examples = [t.detach() for t in (*given, *(h.tensor for h in self.held))]
         try:
             with torch.no_grad():
-                # PyTorch's own random numbers, so that a compiled step draws what a plain one does.
-                self.run = torch._inductor.compile(self.run, examples, options={"fallback_random": True})
+                self.run = _inductor(self.run, examples)
         except Exception as error:  # no compiler, or one that fails
             reason = str(error).strip().splitlines()[0]
             warnings.warn(f"{name} is traced, but its graph is not compiled: {reason}", stacklevel=5)
@@ -174,10 +193,13 @@ class _Graph:
             h.is_there() for h in self.held
         )
 
-    def __call__(self, given: list[Tensor]) -> Outputs:
-        """Run it."""
+    def refresh(self) -> None:
+        """Set the numbers as they are now."""
         for held, value in self.numbers:
             held.fill_(value())
+
+    def __call__(self, given: list[Tensor]) -> Outputs:
+        """Run it."""
         with torch.no_grad():
             found = iter(self.run(*given, *(h.tensor for h in self.held)))
         return [next(found) if there else None for there in self.there]
@@ -191,7 +213,7 @@ def _trace(function: Callable[..., Outputs], given: list[Tensor], args: tuple, k
     before = torch.get_rng_state(), [g.get_state() for g in generators]
 
     def run(*_: Tensor) -> list[Tensor]:  # the tracer knows the given tensors by their identity
-        with tracing:
+        with tracing, _OneHot():
             outputs.extend(function(*args, **kwargs))
         return [o for o in outputs if o is not None]
 
@@ -233,16 +255,30 @@ def _lift(module: fx.GraphModule) -> list[Tensor]:
     return [tensor for _, tensor in found.values()]
 
 
+def _inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., list[Tensor]]:
+    """The graph, compiled; its random numbers are those that PyTorch draws without compiler."""
+    from torch._inductor.compile_fx import compile_fx  # which takes a second
+    from torch._inductor.decomposition import select_decomp_table
+
+    def name(op: Any) -> str:
+        return getattr(getattr(op, "overloadpacket", None), "__name__", "").rstrip("_")
+
+    table = {op: decomposed for op, decomposed in select_decomp_table().items() if name(op) not in _RANDOM}
+    return compile_fx(graph, examples, config_patches={"fallback_random": True}, decompositions=table)
+
+
+def _key(given: list[Tensor], args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """What must be the same for a graph to be tried."""
+    first = [next(i for i, other in enumerate(given) if other is t) for t in given]  # where a tensor is given twice
+    return _kind(args), _kind(kwargs), tuple(first), torch.is_grad_enabled()
+
+
 def _what(t: Tensor) -> tuple:
     return t.requires_grad, t.dtype, t.device
 
 
 def _hooked(m: nn.Module) -> bool:
     return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
-
-
-def _is_mask(index: Tensor | None) -> bool:
-    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
 def _kind(a: Any) -> Any:

@@ -14,15 +14,18 @@ from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.optim.optim import _load_state_dict
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from pyrovae.check import buffers_restored, check, unvalidated
 from pyrovae.compatibility import require
+from pyrovae.cuda_graphs import Captured
 from pyrovae.densities import Program
 from pyrovae.drawn import Drawn, Means
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
+from pyrovae.precision import Precision, precision
 from pyrovae.pyro_elbo import Traced, totals, traced_loss_and_grads
 from pyrovae.staging import Staged, tracing
 from pyrovae.vae import VAE
@@ -54,6 +57,7 @@ class SVI(pyro.infer.SVI):
             run as they are, after a warning.
         generator: of the draws of arguments that stand for their draws, such as `data.Intensities`, which each step
             draws anew; by default torch's own.
+        precision: number format of the networks' matrix products, see `pyrovae.precision`.
         kwargs: as in `pyro.infer.SVI`.
 
     Raises:
@@ -84,6 +88,7 @@ class SVI(pyro.infer.SVI):
         clip_norm: float | None = None,
         compile: bool = False,
         generator: torch.Generator | None = None,
+        precision: Precision = "float32",
         **kwargs: Any,
     ) -> None:
         if not isinstance(optim, torch.optim.Optimizer | PyroOptim):
@@ -98,11 +103,12 @@ class SVI(pyro.infer.SVI):
         super().__init__(model, guide, PyroOptim(type(optim), {}), loss, loss_and_grads, **kwargs)
         self.optim = optim
         self.objective = loss
-        self.clip_norm, self.generator = clip_norm, generator
+        self.clip_norm, self.generator, self.precision = clip_norm, generator, precision
         self.optimizer = optim if isinstance(optim, torch.optim.Optimizer) else None
         if self.optimizer is not None:
             fuse(self.optimizer)
         self._gradients = Staged(self._plain_gradients, "the step") if compile else self._plain_gradients
+        self._recorded: dict[Any, tuple[list[dict], Captured]] = {}
         self._checked = False
 
     def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
@@ -121,23 +127,46 @@ class SVI(pyro.infer.SVI):
             The loss, as `step` gives it, but on the device; and E_q[log p(x | z)] and the KL, summed over data, `(2,)`,
             if they can be told from what was run.
         """
-        if self._checked:
-            args, kwargs = map(self._means, args), {name: self._means(a) for name, a in kwargs.items()}
-            with unvalidated():
-                loss, terms, *gradients = self._gradients(*args, **kwargs)
-        else:
+        if not self._checked:
             self._check(*map(_some, args), **{name: _some(a) for name, a in kwargs.items()})
-            loss, terms, *gradients = self._plain_gradients(*args, **kwargs)
-        for p, gradient in zip(self._parameters(), gradients, strict=True):
-            p.grad = gradient
-        with nullcontext() if self._checked else _trains(self._seen, self.optimizer):
-            self.optimizer.step()
-        for p in self._parameters():
-            p.grad = None
+        args, kwargs = [*map(self._means, args)], {name: self._means(a) for name, a in kwargs.items()}
+        with unvalidated() if self._checked else nullcontext(), precision(self.precision):
+            if not self._checked:
+                loss, terms = self._descend(self._plain_gradients(*args, **kwargs), checked=False)
+            elif self._on_cuda():
+                loss, terms = self._captured(*args, **kwargs)
+            else:
+                loss, terms = self._descend(self._gradients(*args, **kwargs))
         if isinstance(self.objective, Objective):
             self.objective.step += 1
         self._checked = True
         return loss, terms
+
+    def _descend(self, outputs: list[Any], checked: bool = True) -> list[Any]:
+        """Step along the gradients, which follow the loss and the terms of the ELBO."""
+        loss, terms, *gradients = outputs
+        for p, gradient in zip(self._parameters(), gradients, strict=True):
+            p.grad = gradient
+        with nullcontext() if checked else _trains(self._seen, self.optimizer):
+            self.optimizer.step()
+        for p in self._parameters():
+            p.grad = None
+        return [loss, terms]
+
+    def _captured(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """A compiled step as one CUDA graph, as long as nothing but tensors differs from the steps before."""
+        graph, given = self._gradients.graph(*args, **kwargs)
+        if graph is None or am_i_wrapped():
+            return self._descend(self._gradients(*args, **kwargs))
+        groups = [{name: v for name, v in g.items() if name != "params"} for g in self.optimizer.param_groups]
+        if graph not in self._recorded or self._recorded[graph][0] != groups:  # a learning rate is part of the kernels
+            step = Captured(lambda given: self._descend(graph(given)), [self.generator])
+            self._recorded[graph] = groups, step
+        graph.refresh()
+        return self._recorded[graph][1](given)
+
+    def _on_cuda(self) -> bool:
+        return isinstance(self._gradients, Staged) and all(p.is_cuda for p in self._parameters())
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """The loss, without a step, and with buffers left as they were; arguments as programs'."""
@@ -152,12 +181,12 @@ class SVI(pyro.infer.SVI):
         guide_sites = check(self.model, self.guide, *args, **kwargs)
         if isinstance(self.objective, Objective):
             self.objective.check_sites(guide_sites)
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
 
     def _plain_gradients(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The loss, the terms of the ELBO if known, and the gradient by each parameter of the optimiser."""
         args, kwargs = map(self._drawn, args), {name: self._drawn(a) for name, a in kwargs.items()}
+        for p in self._parameters():
+            p.grad = None
         with ModuleParameters() as seen:
             loss, terms = self._loss_and_terms(*args, **kwargs)
         self._seen = seen.parameters
@@ -240,6 +269,8 @@ def fuse(optimizer: torch.optim.Optimizer) -> None:
         free = "fused" in group and not (group["fused"] or group["foreach"] or group["differentiable"])
         if plain and free and group["fused"] is None and not optimizer.state:
             group["fused"] = True
+            if "capturable" in group and all(p.is_cuda for p in group["params"]):
+                group["capturable"] = True  # in a CUDA graph
 
 
 @contextmanager

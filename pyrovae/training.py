@@ -29,6 +29,7 @@ from pyrovae.files import whole
 from pyrovae.objective import Objective
 from pyrovae.objectives import ELBO
 from pyrovae.parameters import ModuleParameters
+from pyrovae.precision import Precision
 from pyrovae.pyro_elbo import Traced
 from pyrovae.rng import isolated
 from pyrovae.staging import Staged
@@ -87,6 +88,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     compile: bool = False,
+    precision: Precision = "float32",
 ) -> History:
     """Maximise the objective over the parameters of a model by epochs of SVI steps, on the device where they are.
 
@@ -119,6 +121,7 @@ def fit(
         resume: go on from the folder's checkpoint, to the same end as without interruption.
         progress: whether to show a progress bar.
         compile: whether to trace the steps and compile them, see `SVI`.
+        precision: number format of the networks' matrix products in training, see `pyrovae.precision`.
 
     Raises:
         ValueError: if data do not suit the likelihood, an argument is out of range, or a checkpoint is of another run.
@@ -162,7 +165,7 @@ def fit(
             raise ValueError("early stopping and ReduceLROnPlateau watch the ELBO, which a Delta posterior has not")
         if getattr(schedule, "mode", "min") == "max":
             raise ValueError("ReduceLROnPlateau watches a loss, minus the validation ELBO: leave its mode at 'min'")
-        step = _Step(vae, optim, objective, clip_norm, compile, batches.noise)
+        step = _Step(vae, optim, objective, clip_norm, compile, batches.noise, precision)
         history, best = History(), {}
         if folder is not None:
             settings = {
@@ -176,6 +179,7 @@ def fit(
                 "clip_norm": clip_norm,
                 "patience": patience,
                 "valid_num_samples": valid_num_samples,
+                "precision": precision,
                 "objective": described(objective),
             }
             parts = {"vae": vae, "optimizer": optim, "batches": batches}
@@ -236,6 +240,7 @@ class _Step:
         clip_norm: float | None,
         compile: bool,
         generator: torch.Generator,
+        precision: Precision,
     ) -> None:
         model, guide = vae.model, vae.guide
         if not isinstance(objective, Objective):
@@ -243,7 +248,8 @@ class _Step:
             if objective.max_plate_nesting == math.inf:
                 # Or Pyro would run the programs once more to find out, with other random numbers after resuming.
                 objective.max_plate_nesting = 1 + (objective.vectorize_particles and objective.num_particles > 1)
-        self.svi = SVI(model, guide, optim, objective, clip_norm=clip_norm, compile=compile, generator=generator)
+        options = {"clip_norm": clip_norm, "compile": compile, "generator": generator, "precision": precision}
+        self.svi = SVI(model, guide, optim, objective, **options)
         self.told = Staged(self._told, "the ELBO") if compile else self._told
         # Estimators that draw from another distribution than q(z | x) do not tell the ELBO.
         self.tells = getattr(objective, "faithful", True)

@@ -1,5 +1,6 @@
 """A table in place of a network: outputs of its own for each datum, and none for any other."""
 
+import math
 from math import prod
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from pyrovae.data import Dataset
 from pyrovae.drawn import Drawn
 from pyrovae.networks.network import Network, Shape, as_shape
+from pyrovae.staging import tracing
 
 __all__ = ["PerDatum"]
 
@@ -95,7 +97,10 @@ class _Table(nn.Module):
             raise ValueError("PerDatum has no data yet: give them as `data`, or by hold(data)")
         key = _key(x)
         row = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
-        if (unknown := self.keys[row] != key).any():
+        unknown = self.keys[row] != key
+        if tracing():  # values cannot be looked at: the loss will tell
+            return self.rows[row].masked_fill(unknown[:, None], math.nan)
+        if unknown.any():
             first, more = int(unknown.nonzero()[0]), int(unknown.sum()) - 1
             raise ValueError(
                 f"PerDatum has no row for datum {first} of the {len(x)} given{f' (and {more} more)' if more else ''}: "

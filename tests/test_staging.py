@@ -1,0 +1,453 @@
+"""A staged step is the plain one: the same losses and parameters from the same random state, whatever is trained."""
+
+import itertools
+import shutil
+import threading
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import toys
+from programs import SHAPE, make_data, make_vae
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+from pyrovae import (
+    SVI,
+    VAE,
+    baselines,
+    encoders,
+    fit,
+    gradients,
+    likelihoods,
+    networks,
+    objectives,
+    priors,
+    schedules,
+    staging,
+)
+from pyrovae.check import unvalidated
+from pyrovae.data import Intensities, Levels
+
+OWN = ("Bernoulli", "OneHotCategorical", "RelaxedBernoulli", "RelaxedOneHotCategorical")
+compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The traced graph, operation by operation, and how many there are."""
+    made = []
+    monkeypatch.setattr(staging._Graph, "compile", lambda graph, *_: made.append(graph))
+    return made
+
+
+def trained(make, compile, steps=50, batches=None, **options):
+    """Losses and parameters after some steps in float64."""
+    vae, objective, x = make()
+    optim = torch.optim.Adam([*vae.parameters(), *getattr(objective, "parameters", list)()], lr=0.002)
+    svi = SVI(vae.model, vae.guide, optim, objective, compile=compile, **options)
+    pyro.set_rng_seed(1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the gradient was 0 in the first step")
+        losses = [svi.step(b) for _, b in zip(range(steps), itertools.cycle(batches or [x]))]
+    return torch.tensor(losses, dtype=torch.float64), vae.state_dict()
+
+
+def assert_same(make, tolerance=1e-8, **options):
+    """Staged and plain steps agree to a relative tolerance, and the parameters moved."""
+    (plain, ends), (staged, found) = (trained(make, compile, **options) for compile in (False, True))
+    torch.testing.assert_close(staged, plain, rtol=tolerance, atol=1e-9)
+    torch.testing.assert_close(found, ends, rtol=tolerance, atol=1e-9)
+    start = make()[0].state_dict()
+    assert any(not torch.equal(start[name], value) for name, value in ends.items())
+
+
+def toy(objective="ELBO", gradient=None, **names):
+    def make():
+        *parts, x = toys.parts(**names)
+        vae, (target, _) = VAE(*parts).double(), toys.target_of(objective, gradient)
+        return vae, target.double(), x.double()
+
+    return make
+
+
+def components():
+    """Each component once, in a model that takes it."""
+    for prior in priors.__all__:
+        encoder = {"HypersphericalUniform": "PowerSpherical"}.get(prior, prior if prior in OWN else "DiagonalNormal")
+        yield {"prior": prior, "encoder": encoder}
+    for encoder in encoders.__all__:
+        prior = {"PowerSpherical": "HypersphericalUniform"}.get(
+            encoder, encoder if encoder in OWN else "StandardNormal"
+        )
+        if encoder != "DiagonalNormal" and not (encoder in OWN or encoder == "PowerSpherical"):
+            yield {"prior": prior, "encoder": encoder}
+    yield from ({"likelihood": name} for name in likelihoods.__all__)
+    yield from ({"network": name} for name in networks.__all__)
+
+
+def estimations():
+    """Each bound with each estimator that it takes, of a continuous latent variable, or else of a discrete one."""
+    for objective, gradient in itertools.product(objectives.__all__, gradients.__all__):
+        for prior, encoder in (("StandardNormal", "DiagonalNormal"), ("Bernoulli", "Bernoulli")):
+            chosen = {"objective": objective, "gradient": gradient, "prior": prior, "encoder": encoder}
+            if toys.reason(**chosen) is None:
+                yield chosen
+                break
+
+
+def named(chosen):
+    return "-".join(chosen.values())
+
+
+@pytest.mark.parametrize("chosen", [*components()], ids=named)
+def test_every_component_is_staged(uncompiled, chosen):
+    discrete = chosen.get("encoder") in ("Bernoulli", "OneHotCategorical")
+    assert_same(toy(gradient="ScoreFunction" if discrete else None, **chosen))
+    assert len(uncompiled) == 1
+
+
+@pytest.mark.parametrize("chosen", [*estimations()], ids=named)
+def test_every_objective_with_every_estimator_is_staged(uncompiled, chosen):
+    assert_same(toy(**chosen))
+    assert len(uncompiled) == 1
+
+
+def test_that_is_all_there_is():
+    used = {(c["objective"], c["gradient"]) for c in estimations()}
+    assert {o for o, _ in used} == {*objectives.__all__}
+    assert {g for _, g in used} == {*gradients.__all__}
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_pyros_elbos_are_staged(uncompiled, elbo, num_particles):
+    def make():
+        return make_vae().double(), elbo(num_particles=num_particles), make_data().double()
+
+    assert_same(make)
+    assert len(uncompiled) == 1
+
+
+def test_pyros_elbo_of_a_discrete_guide_is_staged(uncompiled):
+    def make():
+        *parts, x = toys.parts(prior="Bernoulli", encoder="Bernoulli")
+        return VAE(*parts).double(), Trace_ELBO(), x.double()
+
+    assert_same(make)
+    assert len(uncompiled) == 1
+
+
+# What changes from step to step ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda: objectives.ELBO(beta=schedules.Linear(steps=20)),
+        lambda: objectives.ELBO(capacity=schedules.Cyclical(steps=20, cycles=2, end=3.0), analytic_kl=True),
+        lambda: objectives.ELBO(beta=schedules.Linear(steps=20), gradient=gradients.STL(), num_particles=2),
+        lambda: objectives.ELBO(free_bits=0.2),
+        lambda: objectives.IWAE(4, gradients.ScoreFunction(baselines.MovingAverage())),
+        lambda: objectives.ELBO(4, gradients.ScoreFunction(baselines.Learned(networks.MLP(SHAPE, 1, hidden=(4,))))),
+    ],
+)
+def test_schedules_and_baselines_go_on(uncompiled, objective):
+    assert_same(lambda: (make_vae().double(), objective().double(), make_data().double()))
+    assert len(uncompiled) == 1
+
+
+def test_a_weight_that_is_set_anew_counts(uncompiled):
+    def losses(compile):
+        vae, x = make_vae().double(), make_data().double()
+        objective = objectives.ELBO()
+        svi = SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), objective, compile=compile)
+        pyro.set_rng_seed(1)
+        found = []
+        for beta in (1.0, 1.0, 0.5, 0.0, schedules.Linear(8)):
+            objective.beta = beta
+            found.append(svi.step(x))
+        return found
+
+    assert losses(True) == pytest.approx(losses(False), rel=1e-9)
+    assert len(uncompiled) == 1
+
+
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_buffers_and_dropout_go_on(uncompiled, normalization):
+    def make():
+        torch.manual_seed(0)
+        hidden = {"hidden": (8,), "normalization": normalization, "dropout": 0.2}
+        decode, encode = networks.MLP(2, SHAPE, **hidden), networks.MLP(SHAPE, 4, **hidden)
+        vae = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(decode), encoders.DiagonalNormal(encode))
+        return vae.double(), objectives.IWAE(3), make_data().double()
+
+    assert_same(make)
+
+
+def test_training_and_evaluation_mode_are_each_traced_once(uncompiled):
+    def losses(compile):
+        torch.manual_seed(0)
+        decode, encode = networks.MLP(2, SHAPE, dropout=0.5), networks.MLP(SHAPE, 4)
+        vae = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(decode), encoders.DiagonalNormal(encode)).double()
+        svi = SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), objectives.ELBO(), compile=compile)
+        pyro.set_rng_seed(1)
+        return [svi.step(make_data().double()) for mode in (1, 1, 1, 0, 0, 1, 0) if vae.train(mode == 1)]
+
+    assert losses(True) == pytest.approx(losses(False), rel=1e-9)
+    assert len(uncompiled) == 2
+
+
+def test_a_frozen_parameter_stays_and_thawed_moves(uncompiled):
+    vae, x = make_vae(), make_data()
+    svi = SVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=1e-2), objectives.ELBO(), compile=True)
+    moved = []
+    for frozen in (False, False, True, True, False):
+        vae.encoder.requires_grad_(not frozen)
+        before = [p.detach().clone() for p in vae.encoder.parameters()]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*because requires_grad=False")
+            svi.step(x)
+        moved.append(any(not torch.equal(p, was) for p, was in zip(vae.encoder.parameters(), before, strict=True)))
+    assert moved == [True, True, False, False, True]
+
+
+def test_batches_of_a_new_shape_are_traced_once(uncompiled):
+    x = make_data().double()
+    batches = [x, x[:7], x[3:], x[:7] * 0, x]
+    assert_same(lambda: (make_vae().double(), objectives.ELBO(), x), batches=batches, steps=12)
+    assert len(uncompiled) == len({len(b) for b in batches})
+
+
+def test_schedulers_and_clipping_go_on(uncompiled):
+    def ends(compile):
+        vae, x = make_vae(), make_data()
+        optim = torch.optim.Adam(vae.parameters(), lr=1e-2)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optim, max_lr=1e-2, total_steps=20)
+        svi = SVI(vae.model, vae.guide, optim, objectives.ELBO(), clip_norm=0.5, compile=compile)
+        pyro.set_rng_seed(1)
+        for _ in range(20):
+            svi.step(x)
+            scheduler.step()
+        return vae.state_dict()
+
+    torch.testing.assert_close(ends(True), ends(False), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [lambda: pyro.optim.ClippedAdam({"lr": 1e-2, "clip_norm": 0.1, "lrd": 0.9}), lambda: pyro.optim.SGD({"lr": 1e-3})],
+)
+def test_pyros_optimisers_go_on(uncompiled, optim):
+    ends = []
+    for compile in (False, True):
+        vae, x = make_vae().double(), make_data().double()
+        svi = SVI(vae.model, vae.guide, optim(), Trace_ELBO(), compile=compile)
+        pyro.set_rng_seed(1)
+        ends.append(([svi.step(x) for _ in range(10)], vae.state_dict()))
+    assert ends[1][0] == pytest.approx(ends[0][0], rel=1e-9)
+    torch.testing.assert_close(ends[1][1], ends[0][1], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [Intensities, lambda x: Levels((x * 4).round() / 4, 5)])
+def test_data_that_stand_for_their_draws_are_drawn_in_each_step(uncompiled, kind):
+    def make():
+        vae = make_vae() if kind is Intensities else make_vae(likelihood=likelihoods.ContinuousBernoulli)
+        grey = torch.rand(20, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return vae.double(), objectives.ELBO(), kind(grey)
+
+    found = [trained(make, compile, generator=torch.Generator().manual_seed(3)) for compile in (False, True)]
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-9, atol=0.0)
+    again = trained(make, True, generator=torch.Generator().manual_seed(4))
+    assert not torch.allclose(again[0], found[1][0])
+    assert len(uncompiled) == 2
+
+
+def test_programs_of_ones_own_are_staged(uncompiled):
+    """Parameters of Pyro's store, a constrained one among them, a closed-over tensor, and arguments by name."""
+    centre = torch.zeros(3, dtype=torch.float64)
+
+    def model(x, *, shift, times):
+        sd = pyro.param("sd", torch.tensor(2.0, dtype=torch.float64), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(centre, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(times * z + shift["by"], sd).to_event(1), obs=x)
+
+    def guide(x, *, shift, times):
+        loc = pyro.param("loc", torch.zeros(20, 3, dtype=torch.float64))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 0.5).to_event(1))
+
+    ends = []
+    for compile in (False, True):
+        pyro.clear_param_store()
+        centre.zero_()
+        x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.02}), objectives.ELBO(), compile=compile)
+        pyro.set_rng_seed(1)
+        losses = []
+        for t in range(12):
+            centre.add_(0.1)
+            losses.append(svi.step(x, shift={"by": torch.full((3,), 0.1 * t, dtype=torch.float64)}, times=1 + t // 6))
+        ends.append((losses, pyro.param("sd").item()))
+    assert ends[1][0] == pytest.approx(ends[0][0], rel=1e-9)
+    assert ends[1][1] == pytest.approx(ends[0][1], rel=1e-9)
+    assert len(uncompiled) == 2  # as `times` is a number
+
+
+# What cannot be staged ------------------------------------------------------------------------------------------------
+
+
+def falls_back(make, match, **options):
+    plain = trained(make, False, steps=8, **options)
+    with pytest.warns(UserWarning, match=match) as warned:
+        found = trained(make, True, steps=8, **options)
+    assert len(warned) == 1
+    assert torch.equal(found[0], plain[0])
+    torch.testing.assert_close(found[1], plain[1], rtol=0.0, atol=0.0)
+
+
+def test_a_step_that_looks_at_values_runs_as_it_is(uncompiled):
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = networks.MLP(3, SHAPE, hidden=(8,), normalization="batch", dropout=0.1)
+
+        def forward(self, z):
+            logits = self.network(z)
+            return logits if logits.sum() > 0 else 2 * logits  # after buffers and random numbers have moved
+
+    def make():
+        torch.manual_seed(0)
+        vae = make_vae()
+        vae.likelihood.network = Branching()
+        return vae, objectives.ELBO(), make_data()
+
+    falls_back(make, r"the step cannot be compiled and runs as it is: what it does depends on the values of a tensor")
+    assert uncompiled == []
+
+
+def test_a_hook_is_run_in_each_step(uncompiled):
+    seen = []
+
+    def make():
+        vae = make_vae()
+        vae.encoder.network.register_forward_hook(lambda *_: seen.append(1))
+        return vae, objectives.ELBO(), make_data()
+
+    falls_back(make, "the module MLP has a hook")
+    assert len(seen) >= 2 * 8
+
+
+def test_a_hook_that_comes_later_is_run(uncompiled):
+    vae, x, seen = make_vae(), make_data(), []
+    svi = SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), objectives.ELBO(), compile=True)
+    for _ in range(3):
+        svi.step(x)
+    vae.encoder.network.register_forward_hook(lambda *_: seen.append(1))
+    with pytest.warns(UserWarning, match="has a hook"):
+        svi.step(x)
+    svi.step(x)
+    assert len(seen) == 2
+
+
+def test_an_elbo_that_reads_its_loss_runs_as_it_is(uncompiled):
+    falls_back(lambda: (make_vae(), RenyiELBO(alpha=0.5, num_particles=3), make_data()), "RenyiELBO reads its loss")
+
+
+def test_a_handler_around_the_step_takes_part(uncompiled):
+    vae, x = make_vae(), make_data()
+    svi = SVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.0), objectives.ELBO(), compile=True)
+    for _ in range(3):
+        whole = svi.evaluate_loss(x)
+        svi.step(x)
+    pyro.set_rng_seed(1)
+    whole = svi.step(x)
+    pyro.set_rng_seed(1)
+    with pyro.poutine.scale(scale=0.5):
+        assert svi.step(x) == pytest.approx(whole / 2, rel=1e-6)
+
+
+def test_without_a_compiler_the_graph_runs_operation_by_operation():
+    def make():
+        return make_vae(), objectives.ELBO(), make_data()
+
+    plain = trained(make, False, steps=5)
+    missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with missing, pytest.warns(UserWarning, match="the step is traced, but its graph is not compiled: ") as warned:
+        found = trained(make, True, steps=5)
+    assert len(warned) == 1
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
+
+
+# Compiled -------------------------------------------------------------------------------------------------------------
+
+
+def test_fit_is_the_same_and_goes_on_after_a_stop(uncompiled, tmp_path):
+    x = Intensities(torch.rand(50, *SHAPE, generator=torch.Generator().manual_seed(0)))
+    options = {"batch_size": 20, "progress": False, "objective": objectives.ELBO(2, beta=schedules.Linear(5))}
+
+    def history(epochs, **more):
+        vae = make_vae()
+        return fit(vae, x, torch.bernoulli(x), epochs=epochs, **options, **more), vae.state_dict()
+
+    (plain, ends), (staged, found) = history(4), history(4, compile=True)
+    for column in ("objective", "elbo", "reconstruction", "kl", "valid_elbo"):
+        assert staged[column] == pytest.approx(plain[column], rel=1e-5)
+    torch.testing.assert_close(found, ends, rtol=1e-5, atol=1e-6)
+    history(2, compile=True, folder=tmp_path)
+    resumed, again = history(4, compile=True, folder=tmp_path, resume=True)
+    assert resumed["elbo"] == staged["elbo"]
+    assert all(torch.equal(again[name], found[name]) for name in found)
+
+
+@pytest.mark.parametrize("objective", [objectives.ELBO(gradient=gradients.Concrete()), Trace_ELBO()])
+def test_fit_tells_the_elbo_of_a_staged_step(uncompiled, objective):
+    rows = []
+    for compile in (False, True):
+        *parts, x = toys.parts(prior="Bernoulli", encoder="Bernoulli")
+        vae = VAE(*parts)
+        rows.append(fit(vae, x, epochs=3, batch_size=16, objective=objective, progress=False, compile=compile))
+    for column in ("objective", "elbo", "reconstruction", "kl"):
+        assert rows[1][column] == pytest.approx(rows[0][column], rel=1e-5)
+
+
+@compiler
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (make_vae().double(), objectives.IWAE(3, gradients.DReG()), make_data().double()),
+        toy(objective="IWAE", gradient="VIMCO", prior="Bernoulli", encoder="Bernoulli"),
+        toy(
+            objective="RWS", gradient="Sleep", prior="MixtureOfNormals", encoder="IAF", network="Conv"
+        ),
+    ],
+)
+def test_compiled_steps_are_the_plain_ones(make):
+    assert_same(make)
+
+
+# Validation -----------------------------------------------------------------------------------------------------------
+
+
+def test_validation_comes_back_when_no_thread_is_without_it():
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay():
+        with unvalidated():
+            inside.set()
+            leave.wait(10)
+
+    with pyro.validation_enabled(True):
+        thread = threading.Thread(target=stay)
+        thread.start()
+        inside.wait(10)
+        with unvalidated():
+            assert not dist.is_validation_enabled()
+        assert not dist.is_validation_enabled()  # the other thread is still within
+        leave.set()
+        thread.join()
+        assert dist.is_validation_enabled()
+        assert pyro.infer.is_validation_enabled()
