@@ -2,19 +2,17 @@
 
 import json
 import math
-import os
 import re
 import runpy
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 
+import fresh
 import numpy as np
 import pandas as pd
 import pytest
@@ -389,18 +387,22 @@ def test_stopped_anywhere_it_ends_as_if_it_had_not_been(finished, tmp_path):
     assert_same_end(tmp_path, finished.folder)
 
 
+def _run_small(arguments):
+    comparison._K, comparison._DRAWS, comparison._TIGHT = (1, 2), DRAWS, TIGHT
+    comparison.run(comparison.parse(arguments))
+
+
 def test_killed_in_a_process_of_its_own_it_goes_on_to_the_same_end(tmp_path):
     arguments = ["--entries", "ELBO:", IWAE, "--seeds", "0", "--epochs", "12"]
-    settings = f"comparison._K, comparison._DRAWS, comparison._TIGHT = (1, 2), {DRAWS}, {TIGHT}"
-    code = f"import sys; from pyrovae import comparison; {settings}; comparison.run(comparison.parse(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *SMALL, "--data", "kinds.npy", "--out", str(tmp_path / "killed"), *arguments]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=-1, stderr=-1)
+    data = ["--data", str(Path("kinds.npy").absolute())]
+    process = fresh.start(_run_small, [*SMALL, *data, "--out", str(tmp_path / "killed"), *arguments])
     cell = tmp_path / "killed" / "cells" / "IWAE" / "seed-0"
     while not (cell / "history.csv").exists() or len((cell / "history.csv").read_text().splitlines()) < 3:
-        assert process.poll() is None, process.stderr.read()
+        assert process.exitcode is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (cell / "scores.npz").exists()
     assert len(pd.read_csv(cell / "history.csv")) < 12
     compare(tmp_path / "killed", *arguments)

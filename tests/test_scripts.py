@@ -1,3 +1,5 @@
+"""The command lines, in processes of their own; in this one where nothing is asked of the process."""
+
 import csv
 import json
 import os
@@ -11,33 +13,28 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fresh import SCRIPTS, run_script, start_script
 
 from pyrovae import options, runs
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 FAST = ["--epochs", "2", "--encoder_network.hidden", "[16]", "--decoder_network.hidden", "[16]", "--num_samples", "20"]
 
 
-def start(folder, script, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=-1, stderr=-1, text=True)
+def run_in_a_new_interpreter(folder, script, *arguments):
+    """The command line itself, with all imports; code and output."""
+    command, environment = [sys.executable, str(SCRIPTS / script), *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
 
 
-def run(folder, script, *arguments):
-    process = start(folder, script, *arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def train(folder, *arguments):
+def train(folder, *arguments, run=run_script):
     code, out, err = run(folder, "train.py", *FAST, *arguments)
     assert code == 0, err
     return out
 
 
 def test_a_run_keeps_all_that_the_contract_names_and_evaluating_it_gives_the_same(tmp_path):
-    out = train(tmp_path)
+    out = train(tmp_path, run=run_in_a_new_interpreter)
     folder = tmp_path / "runs" / "digits"
     assert "test ELBO" in out
     assert "kept in runs/digits" in out
@@ -62,11 +59,11 @@ def test_a_run_keeps_all_that_the_contract_names_and_evaluating_it_gives_the_sam
     assert flat | protocol <= metrics.keys()
     assert metrics["elbo"] <= metrics["log_likelihood"]
 
-    code, out, err = run(tmp_path, "evaluate.py", "runs/digits")  # a fresh process, the same numbers bit for bit
+    code, out, err = run_in_a_new_interpreter(tmp_path, "evaluate.py", "runs/digits")  # the same numbers bit for bit
     assert code == 0, err
     assert out == text
     assert (folder / "metrics.json").read_text() == text
-    code, out, _ = run(tmp_path, "evaluate.py", "runs/digits", "--num_samples", "50", "--tsne")
+    code, out, _ = run_script(tmp_path, "evaluate.py", "runs/digits", "--num_samples", "50", "--tsne")
     assert json.loads(out)["num_samples"] == 50
     assert (folder / "figures" / "latent_means_tsne.png").exists()
 
@@ -75,7 +72,7 @@ def test_config_repeats_a_run(tmp_path):
     train(tmp_path, "--out", "first", "--prior", "MixtureOfNormals", "--prior.components", "4", "--seed", "3")
     config = yaml.safe_load((tmp_path / "first" / "config.yaml").read_text())
     assert config["prior"]["init_args"]["components"] == 4
-    code, _, err = run(tmp_path, "train.py", "--config", "first/config.yaml", "--out", "second")
+    code, _, err = run_script(tmp_path, "train.py", "--config", "first/config.yaml", "--out", "second")
     assert code == 0, err
     first, second = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("first", "second"))
     assert first["seed"] == 3
@@ -83,7 +80,7 @@ def test_config_repeats_a_run(tmp_path):
 
 
 def test_print_config_shows_every_choice(tmp_path):
-    code, out, _ = run(tmp_path, "train.py", "--likelihood", "Normal", "--print_config")
+    code, out, _ = run_script(tmp_path, "train.py", "--likelihood", "Normal", "--print_config")
     assert code == 0
     config = yaml.safe_load(out)
     assert config["likelihood"] == {
@@ -95,18 +92,19 @@ def test_print_config_shows_every_choice(tmp_path):
 
 def test_a_killed_run_resumes_to_the_same_end(tmp_path):
     fixed = ["--epochs", 12, "--batch_size", 16, "--num_samples", 20, "--latent_dim", 2]
-    code, _, err = run(tmp_path, "train.py", *fixed, "--out", "whole")
+    code, _, err = run_script(tmp_path, "train.py", *fixed, "--out", "whole")
     assert code == 0, err
-    process = start(tmp_path, "train.py", *fixed, "--out", "killed")
+    process = start_script(tmp_path, "train.py", *fixed, "--out", "killed")
     history = tmp_path / "killed" / "history.csv"
     while not history.exists() or len(history.read_text().splitlines()) < 3:
-        assert process.poll() is None
+        assert process.exitcode is None
         time.sleep(0.02)
     time.sleep(0.05)  # within an epoch
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "metrics.json").exists()
-    code, _, err = run(tmp_path, "train.py", "--out", "killed", "--resume")  # config.yaml knows the rest
+    code, _, err = run_script(tmp_path, "train.py", "--out", "killed", "--resume")  # config.yaml knows the rest
     assert code == 0, err
     ends = [
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["parts"]["vae"] for name in ("whole", "killed")
@@ -244,15 +242,19 @@ def test_a_mistake_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys, 
     assert not any(tmp_path.rglob("config.yaml"))
 
 
-def test_a_mistake_in_a_real_process_has_no_traceback(tmp_path):
-    for script, arguments in (("train.py", ["--latent_dim", "two"]), ("evaluate.py", ["nosuch"]), ("evaluate.py", [])):
+def test_a_mistake_in_a_process_has_no_traceback(tmp_path):
+    for run, script, arguments in (
+        (run_in_a_new_interpreter, "train.py", ["--latent_dim", "two"]),
+        (run_script, "evaluate.py", ["nosuch"]),
+        (run_script, "evaluate.py", []),
+    ):
         code, out, err = run(tmp_path, script, *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert err.startswith("error: ")
 
 
 def test_a_wrong_option_of_a_component_is_named_in_full(tmp_path):
-    code, _, err = run(tmp_path, "train.py", "--prior", "MixtureOfNormals", "--prior.components", "x")
+    code, _, err = run_script(tmp_path, "train.py", "--prior", "MixtureOfNormals", "--prior.components", "x")
     assert (code, err) == (2, "error: --prior.components: 'x' is not a whole number\n")
 
 
@@ -260,17 +262,17 @@ def test_a_run_on_a_file_is_evaluated_from_anywhere(tmp_path):
     np.savez(tmp_path / "table.npz", x=np.random.default_rng(0).normal(size=(40, 3)))
     train(tmp_path, "--data", "table.npz", "--likelihood", "Normal", "--out", "run")
     (tmp_path / "elsewhere").mkdir()
-    code, out, err = run(tmp_path / "elsewhere", "evaluate.py", "../run", "--tsne")
+    code, out, err = run_script(tmp_path / "elsewhere", "evaluate.py", "../run", "--tsne")
     assert code == 0, err
     assert out == (tmp_path / "run" / "metrics.json").read_text()
     assert json.loads(out)["data"] == "table.npz"
 
 
 def test_help_lists_components_and_their_options(tmp_path):
-    code, out, _ = run(tmp_path, "train.py", "--help")
+    code, out, _ = run_script(tmp_path, "train.py", "--help")
     assert code == 0
     for name in ("MixtureOfNormals", "likelihoods.Normal", "DiagonalNormal", "ConvTranspose", "objectives.ELBO"):
         assert name in out
-    code, out, _ = run(tmp_path, "train.py", "--prior.help", "MixtureOfNormals")
+    code, out, _ = run_script(tmp_path, "train.py", "--prior.help", "MixtureOfNormals")
     assert "--prior.components" in out
     assert "number of components" in out

@@ -1,13 +1,10 @@
 import csv
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
-from pathlib import Path
 
+import fresh
 import pyro
 import pytest
 import torch
@@ -342,43 +339,32 @@ def test_nothing_to_resume_is_told(tmp_path):
         quiet(make_vae(), make_data(), resume=True)
 
 
-KILLED = """
-import sys
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
-from functools import partial
-from programs import make_data, make_vae
-from pyrovae import fit
-vae = make_vae()
-fit(vae, make_data(240), make_data(), epochs=30, batch_size=6, folder={folder!r}, resume={resume}, progress=False)
-torch.save(vae.state_dict(), {folder!r} + "/end.pt")
-"""
+def train_and_keep_the_end(folder, resume=False):
+    vae = make_vae()
+    quiet(vae, make_data(240), make_data(), epochs=30, batch_size=6, folder=folder, resume=resume)
+    torch.save(vae.state_dict(), folder / "end.pt")
 
 
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_bit_identical(tmp_path):
-    def start(folder, resume=False):
-        code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder), resume=resume)
-        return subprocess.Popen([sys.executable, "-c", code])
-
     def rows(folder):
         return len((folder / "history.csv").read_text().splitlines()) - 1 if (folder / "history.csv").exists() else 0
 
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-    assert start(tmp_path / "whole").wait(timeout=120) == 0
-    process, done = start(tmp_path / "killed"), 0
+    assert fresh.finish(fresh.start(train_and_keep_the_end, tmp_path / "whole")) == 0
+    process, done = fresh.start(train_and_keep_the_end, tmp_path / "killed"), 0
     for kill in range(2):
         while rows(tmp_path / "killed") < done + 3:
-            assert process.poll() is None
+            assert process.exitcode is None
             time.sleep(0.01)
         time.sleep(0.03 * (kill + 1))  # somewhere within the next epoch
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         done = rows(tmp_path / "killed")
         assert 3 <= done < 30
-        process = start(tmp_path / "killed", resume=True)
-    assert process.wait(timeout=120) == 0
+        process = fresh.start(train_and_keep_the_end, tmp_path / "killed", True)
+    assert fresh.finish(process) == 0
     ends = [torch.load(tmp_path / name / "end.pt", weights_only=True) for name in ("whole", "killed")]
     assert same(*ends)
 

@@ -27,7 +27,9 @@ WAYS = {
     "torch": train_by_torch,
     "svi": train_by_svi,
     "svi with our ELBO": partial(train_by_svi, loss=objectives.ELBO()),
-    "svi with a Pyro optimiser": lambda vae, x: train_by_svi(vae, x, optim=pyro.optim.Adam({"lr": 1e-2, "fused": True})),
+    "svi with a Pyro optimiser": lambda vae, x: train_by_svi(
+        vae, x, optim=pyro.optim.Adam({"lr": 1e-2, "fused": True})
+    ),
     "fit": train_by_fit,
 }
 

@@ -41,6 +41,7 @@ def data(likelihood, shape=IMAGE, n=32):
         return p(torch.randn(n, D)).sample()
 
 
+@functools.cache
 def roles(network):
     """As what a network can serve: of which shape a datum may be, and whether it decodes or encodes."""
     found = []
@@ -95,12 +96,13 @@ def improves(objective="ELBO", gradient=None, steps=15, **names):
     vae, (target, _) = VAE(*programs), target_of(objective, gradient)
     optim = torch.optim.Adam([*vae.parameters(), *target.parameters()], lr=0.002)
     svi = SVI(vae.model, vae.guide, optim, target)
+    four_times = torch.cat([x] * 4)
 
     def value():
         pyro.set_rng_seed(1)
         vae.eval()
         try:
-            bound = torch.stack([target.bound(vae.model, vae.guide, x) for _ in range(4)]).mean()
+            bound = target.bound(vae.model, vae.guide, four_times).mean()
             # Of a point there is no bound, but what is maximised.
             return bound.item() if bound.isfinite() else -target.loss(vae.model, vae.guide, x) / len(x)
         finally:
