@@ -50,7 +50,8 @@ class Conditional(nn.Module, ABC):
         """
         with of_networks(b.device):
             output = self.network(b).to(b.dtype)
-        self._size(output.shape[dim:])
+        if getattr(self.network, "out_shape", None) is None:  # else that is known
+            self._size(output.shape[dim:])
         return output
 
     def _size(self, shape: tuple[int, ...]) -> int:

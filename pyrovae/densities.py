@@ -5,8 +5,8 @@ by site, in nats and free of scales. Nothing else in the library runs the progra
 """
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,8 +15,12 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor, nn
 from torch.distributions import kl_divergence
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.checkpoint import checkpoint
 
 from pyrovae.draws import PARTICLES, Enumerated, is_point
 from pyrovae.sites import (
@@ -32,6 +36,7 @@ from pyrovae.sites import (
     nesting,
     sample_sites,
 )
+from pyrovae.staging import tracing
 
 __all__ = ["LogDensities", "log_densities", "reduce_traces"]
 
@@ -92,11 +97,12 @@ class LogDensities:
     score: dict[str, Tensor]  # log q(z | x) as the draws' own density, whatever is masked or scaled in log_posterior
     scale: dict[str, float | Tensor]  # what Pyro would multiply a site's log-densities with: a number, or `(B,)`
     layout: Layout
-    p: dict[str, dict]  # the model's sites
+    p: dict[str, dict]  # the model's sites; if it ran in chunks, as of the first, observed ones without distribution
     q: dict[str, dict]  # the guide's
     route: Route | None = None
     call: Call | None = None
     weight: dict[str, float | Tensor] | None = None  # what sites are multiplied with already
+    chunked: bool = False  # whether the model ran for some draws at a time
 
     @property
     def reconstruction(self) -> Tensor:
@@ -252,8 +258,10 @@ class LogDensities:
             return reason
         if is_point(q["fn"]):
             return "a Delta has no divergence from a density"
-        try:
-            kl = kl_divergence(q["fn"], p["fn"])
+        self._check_whole(name)
+        shape = torch.broadcast_shapes(q["fn"].batch_shape, p["fn"].batch_shape)
+        try:  # of one shape, as PyTorch's divergence of Bernoullis does not broadcast
+            kl = kl_divergence(*(fn if fn.batch_shape == shape else fn.expand(shape) for fn in (q["fn"], p["fn"])))
         except NotImplementedError:
             return f"no closed form for {family(q['fn'])} and {family(p['fn'])}"
         return self._weighted(name, self.layout.fold(scale_and_mask(kl, 1.0, q["mask"])))
@@ -264,6 +272,7 @@ class LogDensities:
         Raises:
             ValueError: if prior or posterior does not factorise over the elements.
         """
+        self._check_whole(name)
         p, q = self.p[name], self.q[name]
         n = q["fn"].event_dim
         (p_fn, p_n), (q_fn, q_n) = (base(site["fn"]) for site in (p, q))
@@ -283,6 +292,14 @@ class LogDensities:
     def _weighted(self, name: str, t: Tensor) -> Tensor:
         return t * self.weight[name] if self.weight else t
 
+    def _check_whole(self, name: str) -> None:
+        """Refuse a p(z) that differs from draw to draw where it is not known of all."""
+        if self.chunked and len(self.p[name]["fn"].batch_shape) >= -self.layout.particle_dim:
+            raise ValueError(
+                f"the model's distribution of '{name}' depends on other latent variables, so it is known of one chunk "
+                f"of draws at a time, and an analytic KL or free bits need it of all: leave chunk out"
+            )
+
     def _order(self, name: str) -> str | None:
         """Why the KL of a site given the sites before it is not that of the ELBO, if it is not."""
         order = list(self.log_prior), list(self.q)
@@ -300,6 +317,7 @@ def log_densities(
     max_plate_nesting: int = 1,
     draws: Messenger | None = None,
     routed: bool = False,
+    chunk: int | None = None,
     **kwargs: Any,
 ) -> LogDensities:
     """Log p(x | z), log p(z) and log q(z | x) of z ~ q(z | x), from one vectorised pass through guide and model.
@@ -312,10 +330,13 @@ def log_densities(
         max_plate_nesting: how many plates the programs nest, to the left of which the draws are laid out.
         draws: how latent values are drawn if not as the guide's distributions draw them, see `pyrovae.draws`.
         routed: whether the gradient that comes back to z from the model can be weighted, see `LogDensities.split`.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
         kwargs: keyword arguments of both.
 
     Raises:
-        ValueError: if the sites of model and guide differ, or do not share one plate.
+        ValueError: if the sites of model and guide differ, or do not share one plate; if the model is run in chunks and
+            a run changes the next one.
+        RuntimeError: if the model is to be run in chunks under the tracer.
 
     Example:
         >>> import pyro.distributions as dist
@@ -331,31 +352,78 @@ def log_densities(
                 [-1.2655, -1.2655],
                 [-1.2655, -1.2655]])
     """
+    chunked = chunk is not None and chunk < num_samples
+    if chunked and tracing():
+        raise RuntimeError(
+            "chunk has the model run again in the backward pass, and a compiler would merge that with the first run "
+            "and keep what is to be dropped: leave out chunk or compile"
+        )
     route = Route() if routed and torch.is_grad_enabled() else None
-    particles = pyro.plate(PARTICLES, num_samples, dim=-1 - max_plate_nesting) if num_samples > 1 else nullcontext()
-    try:
+
+    def run(program: Program, size: int) -> poutine.Trace:
+        """A program's trace, for so many draws."""
+        particles = pyro.plate(PARTICLES, size, dim=-1 - max_plate_nesting) if num_samples > 1 else nullcontext()
         with draws or nullcontext(), particles:
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-            seen = guide_trace if route is None else route.of(guide_trace)
-            model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
+            return poutine.trace(program).get_trace(*args, **kwargs)
+
+    try:
+        guide_trace = run(guide, num_samples)
+        seen = guide_trace if route is None else route.of(guide_trace)
+        if chunked:
+            found = _in_chunks(run, model, seen, num_samples, chunk, max_plate_nesting)
+        else:
+            found = _scored(run(poutine.replay(model, trace=seen), num_samples), guide_trace, max_plate_nesting)
     except ValueError as error:
         if "collide" in str(error):  # a user's plate with that of the particles
             raise ValueError(f"{nesting(max_plate_nesting)}: {error}") from error
         raise
-    densities = reduce_traces(model_trace, guide_trace, route, Call(model, guide, args, kwargs), max_plate_nesting)
+    densities = _gathered(*found, guide_trace, route, Call(model, guide, args, kwargs), chunked)
     if isinstance(draws, Enumerated) and densities.layout.left <= draws.first_dim:
         raise ValueError(nesting(max_plate_nesting))
     return densities
 
 
-def reduce_traces(
-    model_trace: poutine.Trace,
+def reduce_traces(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> LogDensities:
+    """The log-densities of a model's trace, replayed against a guide's."""
+    return _gathered(*_scored(model_trace, guide_trace), guide_trace)
+
+
+def _gathered(
+    p: dict[str, dict],
+    log_p: dict[str, Tensor],
+    layout: Layout,
     guide_trace: poutine.Trace,
     route: Route | None = None,
     call: Call | None = None,
-    max_plate_nesting: int = 1,
+    chunked: bool = False,
 ) -> LogDensities:
-    """The log-densities of a model's trace, replayed against a guide's."""
+    """What is known of the model's sites, and of the guide's."""
+    q = sample_sites(guide_trace)
+    if route:
+        route.layout = layout
+    log_q = log_probs(q, layout)
+    return LogDensities(
+        log_likelihood={name: log_p[name] for name in p if name not in q},
+        log_prior={name: log_p[name] for name in p if name in q},
+        log_posterior=log_q,
+        score={
+            name: log_q[name] if site["mask"] is None else layout.fold(log_prob({**site, "mask": None}))
+            for name, site in q.items()
+        },
+        scale={name: layout.per_datum(site["scale"], name) for name, site in p.items()},
+        layout=layout,
+        p=p,
+        q=q,
+        route=route,
+        call=call,
+        chunked=chunked,
+    )
+
+
+def _scored(
+    model_trace: poutine.Trace, guide_trace: poutine.Trace, max_plate_nesting: int = 1
+) -> tuple[dict[str, dict], dict[str, Tensor], Layout]:
+    """The model's sites, which must fit the guide's, their log-densities `(K, B)`, and how all are laid out."""
     p, q = sample_sites(model_trace), sample_sites(guide_trace)
     latent = {name: site for name, site in p.items() if not site["is_observed"]}
     if auxiliary := [name for name, site in q.items() if site["infer"].get("is_auxiliary")]:
@@ -378,21 +446,84 @@ def reduce_traces(
                     f"site '{name}' has the {what} {in_model} in the model and {in_guide} in the guide: make them the "
                     f"same in both"
                 )
-    if route:
-        route.layout = layout
-    log_p, log_q = log_probs(p, layout), log_probs(q, layout)
-    return LogDensities(
-        log_likelihood={name: log_p[name] for name in p if name not in latent},
-        log_prior={name: log_p[name] for name in latent},
-        log_posterior=log_q,
-        score={
-            name: log_q[name] if site["mask"] is None else layout.fold(log_prob({**site, "mask": None}))
-            for name, site in q.items()
-        },
-        scale={name: layout.per_datum(site["scale"], name) for name, site in p.items()},
-        layout=layout,
-        p=p,
-        q=q,
-        route=route,
-        call=call,
-    )
+    return p, log_probs(p, layout), layout
+
+
+def _in_chunks(
+    run: Callable[[Program, int], poutine.Trace],
+    model: Program,
+    seen: poutine.Trace,
+    num_samples: int,
+    chunk: int,
+    max_plate_nesting: int,
+) -> tuple[dict[str, dict], dict[str, Tensor], Layout]:
+    """As `_scored`, from runs of the model for some of the draws at a time, each run again in the backward pass."""
+    q, handlers = sample_sites(seen), [*_PYRO_STACK]
+    sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
+
+    def parts(t: Any, event_dim: int = 0) -> Sequence[Any]:
+        """A value or a mask for the draws of each chunk."""
+        dim = -1 - max_plate_nesting - event_dim
+        apart = isinstance(t, Tensor) and t.dim() >= -dim and t.shape[dim] == num_samples
+        return t.split(chunk, dim) if apart else [t] * len(sizes)
+
+    masks = {name: parts(site["mask"]) for name, site in q.items()}
+
+    # Values are arguments, as their device is that whose random state the backward pass restores.
+    def scored(i: int, *values: Tensor) -> tuple[dict[str, dict], dict[str, Tensor], Layout]:
+        piece = seen.copy()
+        for (name, site), value in zip(q.items(), values, strict=True):
+            piece.nodes[name] = {**site, "value": value, "mask": masks[name][i]}
+        with _under(handlers):
+            trace = run(poutine.replay(model, trace=piece), sizes[i])
+        p, log_p, layout = _scored(trace, piece, max_plate_nesting)
+        # Of p(z) any chunk's will do, as replayed sites are not expanded over draws; p(x | z) is not to be kept.
+        return {name: {**site, "fn": site["fn"] if name in q else None} for name, site in p.items()}, log_p, layout
+
+    values = [parts(site["value"], site["fn"].event_dim) for site in q.values()]
+    with _repeatable():
+        found = [checkpoint(scored, i, *(v[i] for v in values), use_reentrant=False) for i in range(len(sizes))]
+    p, _, layout = found[0]
+    p = {name: {**site, "value": q.get(name, site)["value"]} for name, site in p.items()}
+    log_p = {name: torch.cat([log_p[name] for _, log_p, _ in found], -2) for name in p}
+    return p, log_p, layout._replace(particles=num_samples)
+
+
+@contextmanager
+def _under(handlers: list[Messenger]) -> Iterator[None]:
+    """Under the effect handlers of the forward pass, where the backward pass has others or none."""
+    others = [*_PYRO_STACK]
+    _PYRO_STACK[:] = handlers
+    try:
+        yield
+    finally:
+        _PYRO_STACK[:] = others
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Around runs of the model in chunks: refuse modules that would do something else in one run or in the next."""
+    met: dict[nn.Module, dict[Tensor, int]] = {}
+
+    def versions(module: nn.Module) -> dict[Tensor, int]:
+        return {b: b._version for b in module.buffers(recurse=False)}
+
+    def meet(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            raise ValueError(
+                f"the model's {type(module).__name__} normalises by all draws together, which a model that is run in "
+                f"chunks of them never sees: leave chunk out, or normalise by layers"
+            )
+        met.setdefault(module, versions(module))
+
+    hook = register_module_forward_pre_hook(meet)
+    try:
+        yield
+    finally:
+        hook.remove()
+    for module, before in met.items():
+        if versions(module) != before:
+            raise ValueError(
+                f"the model's {type(module).__name__} changes its buffers whenever it is run, so a model that is run "
+                f"in chunks, and again in the backward pass, has another gradient: leave chunk out"
+            )

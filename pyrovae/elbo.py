@@ -43,6 +43,7 @@ class ELBO(Objective):
         capacity: the KL aimed at, in nats, a number or a schedule in steps.
         analytic_kl: whether to take the KL in closed form at sites where there is one; `kl_terms` says where.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     Raises:
         ValueError: if arguments do not fit together; when used, if a latent site is not reparameterised and the
@@ -77,6 +78,7 @@ class ELBO(Objective):
         capacity: float | Schedule | None = None,
         analytic_kl: bool = False,
         max_plate_nesting: int = 1,
+        chunk: int | None = None,
     ) -> None:
         for name, weight in {"beta": beta, "free_bits": free_bits, "capacity": capacity}.items():
             if isinstance(weight, int | float) and not weight >= 0:
@@ -92,7 +94,7 @@ class ELBO(Objective):
         elif beta != 1.0:
             self.estimators = tuple(e for e in self.estimators if e is not DReG)
             self.restriction = "as beta weights log p(x | z) and log q differently"
-        super().__init__(num_particles, gradient, max_plate_nesting)
+        super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.beta, self.free_bits, self.capacity, self.analytic_kl = beta, free_bits, capacity, analytic_kl
 
     def why_not(self, gradient: Gradient) -> str:

@@ -30,6 +30,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
         num_particles: K, draws of z for each datum.
         gradient: the estimator; by default the first of those that the class lists.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     Raises:
         ValueError: if the estimator does not fit the bound; the message names those that do.
@@ -39,10 +40,17 @@ class Objective(pyro.infer.ELBO, nn.Module):
     routed = False  # whether it weights the gradients by theta and through z differently
     estimators: tuple[type[Gradient], ...] = (Pathwise, STL, DReG, ScoreFunction, VIMCO, Concrete, StraightThrough)
 
-    def __init__(self, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1) -> None:
+    def __init__(
+        self,
+        num_particles: int = 10,
+        gradient: Gradient | None = None,
+        max_plate_nesting: int = 1,
+        chunk: int | None = None,
+    ) -> None:
         nn.Module.__init__(self)
-        if num_particles < 1 or num_particles != int(num_particles):
-            raise ValueError(f"num_particles must be a whole number of at least 1, not {num_particles}")
+        for name, number in {"num_particles": num_particles, "chunk": chunk}.items():
+            if number is not None and (number < 1 or number != int(number)):
+                raise ValueError(f"{name} must be a whole number of at least 1, not {number}")
         pyro.infer.ELBO.__init__(self, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         self.gradient = self.estimators[0]() if gradient is None else gradient
         if not isinstance(self.gradient, Gradient):
@@ -54,6 +62,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
             )
         self.gradient.check(self)
         self.faithful = self.faithful and self.gradient.faithful
+        self.chunk = chunk
         self.step = 0
 
     def why_not(self, gradient: Gradient) -> str:
@@ -131,6 +140,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
             max_plate_nesting=self.max_plate_nesting,
             draws=self.gradient.draws(first_dim) if as_estimator else None,
             routed=self.routed or self.gradient.routed,
+            chunk=self.chunk,
             **kwargs,
         )
 

@@ -27,6 +27,7 @@ class IWAE(Objective):
         num_particles: K, draws of z for each datum.
         gradient: the estimator; by default `gradients.Pathwise`.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     References:
         Burda et al. (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
@@ -60,6 +61,7 @@ class Renyi(Objective):
         num_particles: K, draws of z for each datum.
         gradient: the estimator; by default `gradients.Pathwise`.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     References:
         Li and Turner (2016), Renyi divergence variational inference, https://arxiv.org/abs/1602.02311
@@ -78,12 +80,13 @@ class Renyi(Objective):
         num_particles: int = 10,
         gradient: Gradient | None = None,
         max_plate_nesting: int = 1,
+        chunk: int | None = None,
     ) -> None:
         if math.isnan(alpha) or alpha == math.inf:
             raise ValueError(f"alpha must be a number or -inf, not {alpha}")
         if alpha == -math.inf:
             self.estimators = tuple(e for e in type(self).estimators if e is not DReG)
-        super().__init__(num_particles, gradient, max_plate_nesting)
+        super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.alpha = alpha
 
     def reduce(self, terms: Tensor) -> Tensor:
@@ -108,6 +111,7 @@ class CIWAE(Objective):
         num_particles: K, draws of z for each datum.
         gradient: the estimator; by default `gradients.Pathwise`.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     References:
         Rainforth et al. (2018), Tighter variational bounds are not necessarily better,
@@ -122,11 +126,16 @@ class CIWAE(Objective):
     """
 
     def __init__(
-        self, beta: float = 0.5, num_particles: int = 10, gradient: Gradient | None = None, max_plate_nesting: int = 1
+        self,
+        beta: float = 0.5,
+        num_particles: int = 10,
+        gradient: Gradient | None = None,
+        max_plate_nesting: int = 1,
+        chunk: int | None = None,
     ) -> None:
         if not 0 <= beta <= 1:
             raise ValueError(f"beta must be between 0 and 1, not {beta}")
-        super().__init__(num_particles, gradient, max_plate_nesting)
+        super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.beta = beta
 
     def reduce(self, terms: Tensor) -> Tensor:
@@ -143,11 +152,16 @@ class _Grouped(Objective):
     """Abstract: M groups of K draws."""
 
     def __init__(
-        self, num_particles: int = 8, groups: int = 8, gradient: Gradient | None = None, max_plate_nesting: int = 1
+        self,
+        num_particles: int = 8,
+        groups: int = 8,
+        gradient: Gradient | None = None,
+        max_plate_nesting: int = 1,
+        chunk: int | None = None,
     ) -> None:
         if groups < 1:
             raise ValueError(f"groups must be at least 1, not {groups}")
-        super().__init__(num_particles, gradient, max_plate_nesting)
+        super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.groups = groups
 
     @property
@@ -168,6 +182,7 @@ class MIWAE(_Grouped):
         groups: M, groups of draws; M K draws in all.
         gradient: the estimator; by default `gradients.Pathwise`.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     References:
         Rainforth et al. (2018), Tighter variational bounds are not necessarily better,
@@ -204,6 +219,7 @@ class PIWAE(_Grouped):
         groups: M, groups of draws; M K draws in all.
         gradient: the estimator; by default `gradients.Pathwise`.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     References:
         Rainforth et al. (2018), Tighter variational bounds are not necessarily better,
@@ -256,6 +272,7 @@ class RWS(Objective):
         num_particles: K, draws of z for each datum.
         gradient: the estimator; by default `gradients.Wake`.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     References:
         Bornschein and Bengio (2015), Reweighted wake-sleep, https://arxiv.org/abs/1406.2751

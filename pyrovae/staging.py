@@ -22,7 +22,7 @@ __all__ = ["Staged", "number", "tracing"]
 Outputs = list[Tensor | None]
 
 # Operations that the compiler would make of others, with other random numbers.
-_RANDOM = {"bernoulli", "cauchy", "exponential", "geometric", "log_normal", "normal", "uniform"}
+_RANDOM = {"bernoulli", "cauchy", "exponential", "geometric", "log_normal"}
 
 
 class Staged:

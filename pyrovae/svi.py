@@ -108,6 +108,7 @@ class SVI(pyro.infer.SVI):
         if self.optimizer is not None:
             fuse(self.optimizer)
         self._gradients = Staged(self._plain_gradients, "the step") if compile else self._plain_gradients
+        self.tells = False  # whether `update` gives the terms of the ELBO
         self._recorded: dict[Any, tuple[list[dict], Captured]] = {}
         self._checked = False
 
@@ -125,12 +126,12 @@ class SVI(pyro.infer.SVI):
 
         Returns:
             The loss, as `step` gives it, but on the device; and E_q[log p(x | z)] and the KL, summed over data, `(2,)`,
-            if they can be told from what was run.
+            if `tells` is set and they can be told from what was run.
         """
         if not self._checked:
             self._check(*map(_some, args), **{name: _some(a) for name, a in kwargs.items()})
         args, kwargs = [*map(self._means, args)], {name: self._means(a) for name, a in kwargs.items()}
-        with unvalidated() if self._checked else nullcontext(), precision(self.precision):
+        with precision(self.precision) if self.precision != "float32" else nullcontext():
             if not self._checked:
                 loss, terms = self._descend(self._plain_gradients(*args, **kwargs), checked=False)
             elif self._on_cuda():
@@ -187,7 +188,8 @@ class SVI(pyro.infer.SVI):
         args, kwargs = map(self._drawn, args), {name: self._drawn(a) for name, a in kwargs.items()}
         for p in self._parameters():
             p.grad = None
-        with ModuleParameters() as seen:
+        at_once, keep = isinstance(self.objective, Objective), not self._checked or isinstance(self.optim, PyroOptim)
+        with unvalidated() if self._checked else nullcontext(), ModuleParameters(at_once, keep) as seen:
             loss, terms = self._loss_and_terms(*args, **kwargs)
         self._seen = seen.parameters
         self._collect(seen.parameters)
@@ -205,7 +207,7 @@ class SVI(pyro.infer.SVI):
             densities = self.objective.densities(self.model, self.guide, *args, **kwargs)
             loss = -self.objective.surrogate(densities)
             loss.backward()
-            return loss.detach(), densities.totals if self.objective.faithful else None
+            return loss.detach(), densities.totals if self.tells and self.objective.faithful else None
         if tracing() and isinstance(self.objective, pyro.infer.ELBO):
             loss = traced_loss_and_grads(self.objective, self.model, self.guide, *args, **kwargs)
         else:

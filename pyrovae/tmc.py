@@ -28,6 +28,10 @@ class TMC(Objective):
         num_particles: K, draws of each latent site for each datum.
         gradient: the estimator, `gradients.Pathwise`.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: None, as combinations of draws are scored all at once.
+
+    Raises:
+        ValueError: if chunk is given.
 
     References:
         Aitchison (2019), Tensor Monte Carlo: particle methods for the GPU era, https://arxiv.org/abs/1806.08593
@@ -42,6 +46,20 @@ class TMC(Objective):
 
     faithful = False
     estimators = (Pathwise,)
+
+    def __init__(
+        self,
+        num_particles: int = 10,
+        gradient: Gradient | None = None,
+        max_plate_nesting: int = 1,
+        chunk: int | None = None,
+    ) -> None:
+        if chunk is not None:
+            raise ValueError(
+                "TMC runs the model for combinations of draws, not for draws, of which some could be taken at a time: "
+                "leave chunk out, or use objectives.IWAE"
+            )
+        super().__init__(num_particles, gradient, max_plate_nesting)
 
     def why_not(self, gradient: Gradient) -> str:
         """The reason why an estimator is not among those of the objective."""

@@ -22,6 +22,7 @@ class TVO(Objective):
         first: b_1, for P > 1.
         gradient: the estimator; by default `gradients.Covariance`, the paper's.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
+        chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     References:
         Masrani et al. (2019), The thermodynamic variational objective, https://arxiv.org/abs/1907.00031
@@ -43,10 +44,11 @@ class TVO(Objective):
         first: float = 0.03,
         gradient: Gradient | None = None,
         max_plate_nesting: int = 1,
+        chunk: int | None = None,
     ) -> None:
         if partitions < 1 or not 0 < first < 1:
             raise ValueError(f"partitions must be at least 1 and first between 0 and 1, not {partitions} and {first}")
-        super().__init__(num_particles, gradient, max_plate_nesting)
+        super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.partitions, self.first = partitions, first
         self.betas = [0.0, *(first ** (1 - j / (partitions - 1)) for j in range(partitions - 1)), 1.0]
 

@@ -9,7 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae import encoders
-from pyrovae.parameters import unique_name
+from pyrovae.parameters import module, unique_name
 from pyrovae.supports import describe, within
 
 __all__ = ["VAE"]
@@ -67,14 +67,14 @@ class VAE(nn.Module):
 
     def model(self, x: Tensor) -> None:
         """p(x, z) = p(z) p(x | z), x observed: data `(B, *event)`."""
-        pyro.module(self.name, self)
+        module(self.name, self)  # pyro.module
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())  # z ~ p(z)
             pyro.sample("x", self.likelihood(z), obs=x)  # x ~ p(x | z)
 
     def guide(self, x: Tensor) -> None:
         """q(z | x), for data `(B, *event)`."""
-        pyro.module(self.name, self)
+        module(self.name, self)  # pyro.module
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.encoder(x))  # z ~ q(z | x)
 

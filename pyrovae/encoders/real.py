@@ -6,6 +6,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae.conditional import Build
+from pyrovae.distributions import normal
 from pyrovae.distributions.reparameterized_mixture import ReparameterizedMixture
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.scale import positive
@@ -36,7 +37,7 @@ class DiagonalNormal(Encoder):
     def distribution(self, output: Tensor) -> TorchDistribution:
         """The member of the family, batch `(...)`, event `(D,)`, that has the network's output for parameters."""
         loc, unconstrained_scale = output.chunk(2, -1)
-        return dist.Normal(loc, positive(unconstrained_scale)).to_event(1)
+        return normal.Normal(loc, positive(unconstrained_scale)).to_event(1)
 
 
 class FullRankNormal(Encoder):

@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from pyrovae.conditional import Build
+from pyrovae.distributions import normal
 from pyrovae.likelihoods.likelihood import Elementwise
 from pyrovae.scale import MIN_SCALE, positive, unconstrained
 
@@ -85,7 +86,7 @@ class Normal(LocationScale):
 
     def family(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of this location and scale."""
-        return dist.Normal(loc, scale)
+        return normal.Normal(loc, scale)
 
     def fitted(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of data `(N, ...)`, each `(...)`."""

@@ -6,7 +6,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from pyrovae.conditional import Build
-from pyrovae.distributions import continuous_bernoulli
+from pyrovae.distributions import bernoulli, continuous_bernoulli
 from pyrovae.distributions.open_interval import OpenUnitInterval
 from pyrovae.likelihoods.likelihood import Elementwise
 from pyrovae.likelihoods.likelihood import Likelihood as Likelihood
@@ -42,7 +42,7 @@ class Bernoulli(Elementwise):
 
     def element(self, logits: Tensor) -> TorchDistribution:
         """The distribution of each element, batch `(..., *event)`, of its logit, `(..., *event)`."""
-        return dist.Bernoulli(logits=logits)
+        return bernoulli.Bernoulli(logits=logits)
 
     def marginal_parameters(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parameters that fit data `(N, *event)` best when z tells nothing, each `event`."""

@@ -5,7 +5,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyrovae.distributions import hyperspherical_uniform
+from pyrovae.distributions import hyperspherical_uniform, normal
 from pyrovae.distributions.mixture import Mixture
 from pyrovae.priors.prior import Prior
 from pyrovae.scale import positive, unconstrained
@@ -41,7 +41,7 @@ class StandardNormal(_Standard):
 
     def forward(self) -> TorchDistribution:
         """The distribution p(z), batch `()`, event `(D,)`."""
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        return normal.Normal(self.loc, self.scale).to_event(1)
 
 
 class Normal(Prior):
@@ -65,7 +65,7 @@ class Normal(Prior):
 
     def forward(self) -> TorchDistribution:
         """The distribution p(z), batch `()`, event `(D,)`."""
-        return dist.Normal(self.loc, positive(self.unconstrained_scale)).to_event(1)
+        return normal.Normal(self.loc, positive(self.unconstrained_scale)).to_event(1)
 
 
 class Laplace(_Standard):
