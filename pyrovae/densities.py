@@ -5,8 +5,8 @@ by site, in nats and free of scales. Nothing else in the library runs the progra
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,21 +15,16 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_STACK
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import kl_divergence
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils.checkpoint import checkpoint
 
+from pyrovae.chunks import Program, in_chunks, scored
 from pyrovae.draws import PARTICLES, Enumerated, is_point
 from pyrovae.sites import (
     Layout,
     base,
-    check_same_kind,
     equal,
     family,
-    layout_of,
     listed,
     log_prob,
     log_probs,
@@ -39,8 +34,6 @@ from pyrovae.sites import (
 from pyrovae.staging import tracing
 
 __all__ = ["LogDensities", "log_densities", "reduce_traces"]
-
-Program = Callable[..., Any]
 
 
 class Call(NamedTuple):
@@ -370,9 +363,9 @@ def log_densities(
         guide_trace = run(guide, num_samples)
         seen = guide_trace if route is None else route.of(guide_trace)
         if chunked:
-            found = _in_chunks(run, model, seen, num_samples, chunk, max_plate_nesting)
+            found = in_chunks(run, model, seen, num_samples, chunk, max_plate_nesting)
         else:
-            found = _scored(run(poutine.replay(model, trace=seen), num_samples), guide_trace, max_plate_nesting)
+            found = scored(run(poutine.replay(model, trace=seen), num_samples), guide_trace, max_plate_nesting)
     except ValueError as error:
         if "collide" in str(error):  # a user's plate with that of the particles
             raise ValueError(f"{nesting(max_plate_nesting)}: {error}") from error
@@ -385,7 +378,7 @@ def log_densities(
 
 def reduce_traces(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> LogDensities:
     """The log-densities of a model's trace, replayed against a guide's."""
-    return _gathered(*_scored(model_trace, guide_trace), guide_trace)
+    return _gathered(*scored(model_trace, guide_trace), guide_trace)
 
 
 def _gathered(
@@ -418,112 +411,3 @@ def _gathered(
         call=call,
         chunked=chunked,
     )
-
-
-def _scored(
-    model_trace: poutine.Trace, guide_trace: poutine.Trace, max_plate_nesting: int = 1
-) -> tuple[dict[str, dict], dict[str, Tensor], Layout]:
-    """The model's sites, which must fit the guide's, their log-densities `(K, B)`, and how all are laid out."""
-    p, q = sample_sites(model_trace), sample_sites(guide_trace)
-    latent = {name: site for name, site in p.items() if not site["is_observed"]}
-    if auxiliary := [name for name, site in q.items() if site["infer"].get("is_auxiliary")]:
-        raise ValueError(
-            f"guide site {listed(auxiliary)} is auxiliary, and a bound with auxiliary variables needs the model's "
-            f"distribution of them: write the guide without (an autoguide, too), or use pyro.infer.Trace_ELBO"
-        )
-    if missing := latent.keys() ^ q.keys():
-        raise ValueError(
-            f"model and guide must have the same latent sites, but {listed(missing)} is in only one of them "
-            f"(model: {listed(latent)}; guide: {listed(q)})"
-        )
-    layout = layout_of([*p.values(), *q.values()], max_plate_nesting)
-    for name in latent:
-        check_same_kind(p[name], q[name])
-        for what in ("scale", "mask"):
-            in_model, in_guide = (True if site[name][what] is None else site[name][what] for site in (p, q))
-            if not equal(in_model, in_guide):
-                raise ValueError(
-                    f"site '{name}' has the {what} {in_model} in the model and {in_guide} in the guide: make them the "
-                    f"same in both"
-                )
-    return p, log_probs(p, layout), layout
-
-
-def _in_chunks(
-    run: Callable[[Program, int], poutine.Trace],
-    model: Program,
-    seen: poutine.Trace,
-    num_samples: int,
-    chunk: int,
-    max_plate_nesting: int,
-) -> tuple[dict[str, dict], dict[str, Tensor], Layout]:
-    """As `_scored`, from runs of the model for some of the draws at a time, each run again in the backward pass."""
-    q, handlers = sample_sites(seen), [*_PYRO_STACK]
-    sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
-
-    def parts(t: Any, event_dim: int = 0) -> Sequence[Any]:
-        """A value or a mask for the draws of each chunk."""
-        dim = -1 - max_plate_nesting - event_dim
-        apart = isinstance(t, Tensor) and t.dim() >= -dim and t.shape[dim] == num_samples
-        return t.split(chunk, dim) if apart else [t] * len(sizes)
-
-    masks = {name: parts(site["mask"]) for name, site in q.items()}
-
-    # Values are arguments, as their device is that whose random state the backward pass restores.
-    def scored(i: int, *values: Tensor) -> tuple[dict[str, dict], dict[str, Tensor], Layout]:
-        piece = seen.copy()
-        for (name, site), value in zip(q.items(), values, strict=True):
-            piece.nodes[name] = {**site, "value": value, "mask": masks[name][i]}
-        with _under(handlers):
-            trace = run(poutine.replay(model, trace=piece), sizes[i])
-        p, log_p, layout = _scored(trace, piece, max_plate_nesting)
-        # Of p(z) any chunk's will do, as replayed sites are not expanded over draws; p(x | z) is not to be kept.
-        return {name: {**site, "fn": site["fn"] if name in q else None} for name, site in p.items()}, log_p, layout
-
-    values = [parts(site["value"], site["fn"].event_dim) for site in q.values()]
-    with _repeatable():
-        found = [checkpoint(scored, i, *(v[i] for v in values), use_reentrant=False) for i in range(len(sizes))]
-    p, _, layout = found[0]
-    p = {name: {**site, "value": q.get(name, site)["value"]} for name, site in p.items()}
-    log_p = {name: torch.cat([log_p[name] for _, log_p, _ in found], -2) for name in p}
-    return p, log_p, layout._replace(particles=num_samples)
-
-
-@contextmanager
-def _under(handlers: list[Messenger]) -> Iterator[None]:
-    """Under the effect handlers of the forward pass, where the backward pass has others or none."""
-    others = [*_PYRO_STACK]
-    _PYRO_STACK[:] = handlers
-    try:
-        yield
-    finally:
-        _PYRO_STACK[:] = others
-
-
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    """Around runs of the model in chunks: refuse modules that would do something else in one run or in the next."""
-    met: dict[nn.Module, dict[Tensor, int]] = {}
-
-    def versions(module: nn.Module) -> dict[Tensor, int]:
-        return {b: b._version for b in module.buffers(recurse=False)}
-
-    def meet(module: nn.Module, inputs: Any) -> None:
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            raise ValueError(
-                f"the model's {type(module).__name__} normalises by all draws together, which a model that is run in "
-                f"chunks of them never sees: leave chunk out, or normalise by layers"
-            )
-        met.setdefault(module, versions(module))
-
-    hook = register_module_forward_pre_hook(meet)
-    try:
-        yield
-    finally:
-        hook.remove()
-    for module, before in met.items():
-        if versions(module) != before:
-            raise ValueError(
-                f"the model's {type(module).__name__} changes its buffers whenever it is run, so a model that is run "
-                f"in chunks, and again in the backward pass, has another gradient: leave chunk out"
-            )

@@ -19,6 +19,7 @@ from pyrovae import (
     VAE,
     baselines,
     encoders,
+    evaluation,
     fit,
     gradients,
     likelihoods,
@@ -414,15 +415,22 @@ def test_fit_tells_the_elbo_of_a_staged_step(uncompiled, objective):
         assert rows[1][column] == pytest.approx(rows[0][column], rel=1e-5)
 
 
+def test_evaluation_is_the_same(uncompiled, monkeypatch):
+    vae, x = make_vae(), make_data(50)
+    monkeypatch.setattr(evaluation, "_CHUNK", 64 * 16 * 8)  # 64 draws for each of 8 data at a time
+    for found in (evaluation.scores, evaluation.log_likelihood):
+        plain, staged = (found(vae, x, num_samples=150, seed=2, compile=compile) for compile in (False, True))
+        torch.testing.assert_close(staged, plain, rtol=1e-5, atol=1e-5)
+    assert len(uncompiled) == 2  # one for each, whatever is left of data and draws
+
+
 @compiler
 @pytest.mark.parametrize(
     "make",
     [
         lambda: (make_vae().double(), objectives.IWAE(3, gradients.DReG()), make_data().double()),
         toy(objective="IWAE", gradient="VIMCO", prior="Bernoulli", encoder="Bernoulli"),
-        toy(
-            objective="RWS", gradient="Sleep", prior="MixtureOfNormals", encoder="IAF", network="Conv"
-        ),
+        toy(objective="RWS", gradient="Sleep", prior="MixtureOfNormals", encoder="IAF", network="Conv"),
     ],
 )
 def test_compiled_steps_are_the_plain_ones(make):
