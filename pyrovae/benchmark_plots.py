@@ -28,7 +28,7 @@ def relative_times(rows: Sequence[Mapping[str, str | float]]) -> Figure:
         ['elbo-20']
     """
     cases, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("case", "contender"))
-    size = (8 + _width(cases) + _width(names), 2.2 + 0.3 * len(rows) + 0.15 * len(cases))
+    size = (8 + _width(cases) + _width(names), 2.0 + 0.2 * len(rows) + 0.1 * len(cases))
     figure = Figure(figsize=size, layout="constrained")
     axes, colors, middles, top = figure.subplots(), _colors(names), [], 0.0
     for i, case in enumerate(cases):
@@ -37,8 +37,8 @@ def relative_times(rows: Sequence[Mapping[str, str | float]]) -> Figure:
         axes.axhspan(top, bottom, color="black", alpha=0.05 * (i % 2), linewidth=0)
         for y, row in enumerate(of_case, start=1):
             color = colors[row["contender"]]
-            axes.plot([row["low"], row["high"]], [top + y - 0.25] * 2, color=color, linewidth=3)
-            axes.plot(row["median"], top + y - 0.25, "o", color=color, markersize=8)
+            axes.plot([row["low"], row["high"]], [top + y - 0.25] * 2, color=color, linewidth=2.5)
+            axes.plot(row["median"], top + y - 0.25, "o", color=color, markersize=7)
         middles.append((top + bottom) / 2)
         top = bottom
     axes.axvline(1, color="black", linewidth=1, zorder=0)

@@ -33,22 +33,26 @@ class Captured:
         self.function, self.generators = function, [g for g in generators if g is not None]
         self.runs, self.trouble = 0, False
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream = torch.cuda.Stream()
 
     def __call__(self, given: list[Tensor]) -> Outputs:
         """What f gives, in memory of its own."""
         self.runs += 1
         if self.graph is None and self.runs > _WARM_UP and not self.trouble:
             self._capture(given)
+        if self.trouble:
+            return self.function(given)
         if self.graph is None:
             return self._aside(given)
-        for held, value in zip(self.inputs, given, strict=True):
-            held.copy_(value)
+        with torch.no_grad():
+            for held, value in zip(self.inputs, given, strict=True):
+                held.copy_(value)
         self.graph.replay()
         return [None if o is None else o.clone() for o in self.outputs]
 
     def _aside(self, given: list[Tensor]) -> Outputs:
         """Run f on a stream of its own, as what is to be recorded must have run before."""
-        stream = torch.cuda.Stream()
+        stream = self.stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             outputs = self.function(given)
@@ -57,11 +61,11 @@ class Captured:
 
     def _capture(self, given: list[Tensor]) -> None:
         """Record f, which computes nothing yet."""
-        inputs, graph = [t.clone() for t in given], torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            graph.register_generator_state(generator)
+        inputs, graph = [t.detach().clone() for t in given], torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            for generator in self.generators:
+                graph.register_generator_state(generator)
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 outputs = self.function(inputs)
         except RuntimeError as error:
             self.trouble = True

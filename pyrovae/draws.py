@@ -128,7 +128,7 @@ class Relaxed(Draws):
         rounded: whether values are discrete.
     """
 
-    def __init__(self, temperature: float | Tensor, rounded: bool) -> None:
+    def __init__(self, temperature: float, rounded: bool) -> None:
         super().__init__()
         self.temperature, self.rounded = temperature, rounded
 
@@ -151,18 +151,15 @@ class Relaxed(Draws):
         if isinstance(fn, Independent):
             return dist.Independent(self._relax(fn.base_dist, name), fn.reinterpreted_batch_ndims)
         if isinstance(fn, dist.Bernoulli):
-            return dist.RelaxedBernoulli(self._temperature(fn), logits=fn.logits)
+            return dist.RelaxedBernoulli(fn.logits.new_tensor(self.temperature), logits=fn.logits)
         if isinstance(fn, dist.OneHotCategorical):
-            return dist.RelaxedOneHotCategorical(self._temperature(fn), logits=fn.logits)
+            return dist.RelaxedOneHotCategorical(fn.logits.new_tensor(self.temperature), logits=fn.logits)
         if fn.has_rsample:
             return fn
         raise ValueError(
             f"site '{name}' ({fn}) cannot be relaxed: a Bernoulli or OneHotCategorical site can; for others use "
             f"gradients.ScoreFunction"
         )
-
-    def _temperature(self, fn: TorchDistributionMixin) -> Tensor:
-        return torch.as_tensor(self.temperature).to(fn.logits)
 
 
 class Coupled(Draws):
@@ -175,7 +172,7 @@ class Coupled(Draws):
         temperature: t.
     """
 
-    def __init__(self, temperature: float | Tensor) -> None:
+    def __init__(self, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
 

@@ -67,6 +67,7 @@ class ELBO(Objective):
         {'z': 'analytic'}
     """
 
+    numbers = ("step", "beta", "capacity")
     estimators = (Pathwise, STL, DReG, ScoreFunction, VIMCO, Enumerate, Concrete, StraightThrough, REBAR)
 
     def __init__(

@@ -17,7 +17,6 @@ from pyrovae import draws
 from pyrovae.baselines import Baseline, others
 from pyrovae.densities import LogDensities
 from pyrovae.gradient import Gradient, mean_over_groups, with_value
-from pyrovae.staging import number
 from pyrovae.wake_sleep import Sleep, Wake
 
 if TYPE_CHECKING:
@@ -273,7 +272,7 @@ class _Relaxation(Gradient):
 
     def draws(self, first_dim: int) -> Messenger:
         """Concrete draws, as they are or rounded."""
-        return draws.Relaxed(number(lambda: self.temperature), self.rounded)
+        return draws.Relaxed(self.temperature, self.rounded)
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""
@@ -361,7 +360,7 @@ class REBAR(Gradient):
 
     def draws(self, first_dim: int) -> Messenger:
         """b, s and s' from the same noise."""
-        return draws.Coupled(number(lambda: self.temperature))
+        return draws.Coupled(self.temperature)
 
     def forward(self, objective: "Objective", densities: LogDensities) -> Tensor:
         """The surrogate for each datum, `(B,)`."""

@@ -1,19 +1,18 @@
-"""Pyro's own ELBOs in our SVI: their loss, what their runs tell of the ELBO's terms, and how to trace them."""
+"""Pyro's own ELBOs in our SVI: their loss, and what their runs tell of the ELBO's terms."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from numbers import Number
+from types import FunctionType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO, trace_elbo, trace_mean_field_elbo
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 from pyrovae.densities import Program, reduce_traces
 
-__all__ = ["Traced", "totals", "traced_loss_and_grads"]
+__all__ = ["UNREAD", "Traced", "loss_and_grads", "totals"]
 
 
 class Traced:
@@ -44,32 +43,33 @@ def totals(model: Traced, guide: Traced) -> Tensor | None:
     return sum(runs) / len(runs) if runs else None  # of a compiled ELBO the programs run but once
 
 
-def traced_loss_and_grads(elbo: Trace_ELBO, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-    """What `loss_and_grads` of Pyro's `Trace_ELBO` or `TraceMeanField_ELBO` does, without reading the loss.
+def loss_and_grads(elbo: Trace_ELBO, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor | float:
+    """What `loss_and_grads` of one of the `UNREAD` does, but the loss stays on the device.
 
-    Raises:
-        RuntimeError: for another of Pyro's ELBOs.
+    Args:
+        elbo: Pyro's objective.
+        model: Pyro program p(x, z).
+        guide: Pyro program q(z | x).
+        args: arguments of both.
+        kwargs: keyword arguments of both.
     """
-    if type(elbo) not in (Trace_ELBO, TraceMeanField_ELBO):
-        raise RuntimeError(f"{type(elbo).__name__} reads its loss in each step")
     loss = 0.0
-    with _unread():
-        for model_trace, guide_trace in elbo._get_traces(model, guide, args, kwargs):
-            part, surrogate = elbo._differentiable_loss_particle(model_trace, guide_trace)
-            loss = loss + part / elbo.num_particles
+    for model_trace, guide_trace in elbo._get_traces(model, guide, args, kwargs):
+        part, surrogate = UNREAD[type(elbo)](elbo, model_trace, guide_trace)
+        loss = loss + part / elbo.num_particles
+        if getattr(surrogate, "requires_grad", False):
             (surrogate / elbo.num_particles).backward(retain_graph=elbo.retain_graph)
     return loss
 
 
-@contextmanager
-def _unread() -> Iterator[None]:
-    """Let Pyro sum up the loss as a tensor where it would read each site's part of it as a number."""
-    with (
-        patch.object(trace_elbo, "torch_item", _detached),
-        patch.object(trace_mean_field_elbo, "torch_item", _detached),
-    ):
-        yield
+def _unread(kind: type[Trace_ELBO]) -> Callable[..., tuple[Any, Any]]:
+    """How it makes a loss of traces, but summed up as a tensor where Pyro reads each site's part of it as a number."""
+    function = kind._differentiable_loss_particle
+    return FunctionType(function.__code__, {**function.__globals__, "torch_item": _detached})
 
 
 def _detached(x: Tensor | Number) -> Tensor | Number:
-    return x.detach() if isinstance(x, Tensor) else x
+    return x.detach().double() if isinstance(x, Tensor) else x  # numbers of Python are in double precision
+
+
+UNREAD = {kind: _unread(kind) for kind in (Trace_ELBO, TraceMeanField_ELBO)}

@@ -5,10 +5,11 @@ That is an ordinary run: nothing runs twice, and nothing that it changes has to 
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, fx, nn
@@ -21,63 +22,89 @@ __all__ = ["Staged", "number", "tracing"]
 
 Outputs = list[Tensor | None]
 
+_MOST = 32  # graphs of a function, each of which takes seconds to compile
+_SIMPLE = (bool, int, float, str)  # compared by value
+
 # Operations that the compiler would make of others, with other random numbers.
 _RANDOM = {"bernoulli", "cauchy", "exponential", "geometric", "log_normal"}
 
 
 class Staged:
-    """f as the graph of its tensor operations, traced and compiled when arguments of a new kind are first seen.
+    """f as the graph of its tensor operations, traced and compiled when arguments of a kind come for the second time.
 
-    Arguments are of the same kind if their tensors have the same shapes, types and devices, and all else is equal.
-    Tensors that f uses without being given them (parameters, buffers) are inputs of the graph, so they may change, and
-    so is a `number`; anything else that f reads stays what it was in the traced run. Modules that were switched between
-    training and evaluation, and parameters that were frozen, are traced anew.
+    Arguments are of a kind if their tensors have the same shapes, strides, types and devices, and all else is equal.
+    Tensors that f uses without being given them (parameters, buffers) are inputs of the graph, so their values may
+    change, and so is a `number`. Where an attribute of a module that f calls changes (its mode, a setting, a parameter
+    that is frozen or replaced), f is traced anew. Anything else stays what it was in the traced run: numbers that f
+    reads elsewhere, variables bound to other tensors; and what f does beside operations on tensors it does then alone.
 
-    Where f cannot be staged, as what it does depends on the values of tensors, or as a module has a hook, it runs as it
-    is, after one warning that tells why. Where the graph cannot be compiled, for want of a C++ compiler, it runs
-    operation by operation, after a warning, too.
+    Where f cannot be staged, as what it does depends on the values of tensors, as a module has a hook, or as it would
+    be traced time and again, it runs as it is, after one warning that tells why. Where the graph cannot be compiled,
+    for want of a C++ compiler, it runs operation by operation, after a warning, too.
 
     Args:
         function: f, of any arguments; gives a list of tensors and None.
         name: what warnings call it.
+        watched: objects whose attributes count as those of modules that f calls do.
+        depends: gives what else a graph depends on.
 
     Example:
         >>> layer = nn.Linear(3, 3)
         >>> loss = Staged(lambda x: [layer(x).square().sum()])
-        >>> traced, compiled = (loss(torch.ones(2, 3))[0] for _ in range(2))
+        >>> plain, traced, compiled = (loss(torch.ones(2, 3))[0] for _ in range(3))
         >>> bool(torch.isclose(traced, compiled))
         True
     """
 
-    def __init__(self, function: Callable[..., Outputs], name: str = "the function") -> None:
-        self.function, self.name = function, name
+    def __init__(
+        self,
+        function: Callable[..., Outputs],
+        name: str = "the function",
+        watched: Sequence[Any] = (),
+        depends: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self.function, self.name, self.watched, self.depends = function, name, watched, depends
         self.trouble: str | None = None
         self._graphs: dict[tuple, list[_Graph]] = {}
+        self._traced, self._compiles = 0, True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Outputs:
         """What f gives, and does."""
-        if self.trouble is not None or am_i_wrapped():  # a handler around f takes part in what it does
+        # What is around f takes part in what it does.
+        if self.trouble is not None or am_i_wrapped() or _autocast():
             return self.function(*args, **kwargs)
-        graph, given = self.graph(*args, **kwargs)
-        if graph is not None:
-            graph.refresh()
-            return graph(given)
         try:
-            outputs, graph = _trace(self.function, given, args, kwargs)
+            graph, given, key = self.graph(*args, **kwargs)
+            if graph is not None:
+                graph.refresh()
+                return graph(given)
+            if key not in self._graphs:
+                self._graphs[key] = []
+                return self.function(*args, **kwargs)
+            if self._traced == _MOST:
+                raise RuntimeError(
+                    f"it was traced {_MOST} times, as its arguments, or attributes of modules, change from step to "
+                    f"step; pass what changes as a tensor"
+                )
+            outputs, graph = _trace(self.function, given, args, kwargs, self.watched)
         except Exception as error:  # whatever it is: if it is not the tracer's, the function raises it again
             outputs = self.function(*args, **kwargs)
             self.trouble = str(error).splitlines()[0]
+            self._graphs.clear()
             warnings.warn(f"{self.name} cannot be compiled and runs as it is: {self.trouble}", stacklevel=4)
             return outputs
-        graph.compile(given, self.name)
-        self._graphs.setdefault(_key(given, args, kwargs), []).append(graph)
+        self._traced += 1
+        self._compiles = self._compiles and graph.compile(given, self.name)
+        self._graphs[key].append(graph)
         return outputs
 
-    def graph(self, *args: Any, **kwargs: Any) -> tuple["_Graph | None", list[Tensor]]:
-        """The graph for such arguments, if there is one that holds, and the tensors to give to it."""
+    def graph(self, *args: Any, **kwargs: Any) -> tuple["_Graph | None", list[Tensor], tuple]:
+        """The graph for such arguments, if there is one that holds; the tensors to give to it; and their kind."""
         given = [*_tensors((args, kwargs))]
-        graphs = self._graphs.get(_key(given, args, kwargs), ())
-        return next((graph for graph in graphs if graph.holds()), None), given
+        first = [next(i for i, other in enumerate(given) if other is t) for t in given]  # where one is given twice
+        modes = torch.is_grad_enabled(), torch.get_default_dtype()
+        key = _kind(args), _kind(kwargs), tuple(first), modes, self.depends()
+        return next((graph for graph in self._graphs.get(key, ()) if graph.holds()), None), given, key
 
 
 def number(value: Callable[[], float]) -> float | Tensor:
@@ -102,12 +129,15 @@ def tracing() -> bool:
 class _Tracing(TorchDispatchMode):
     """Around a traced run: keeps what it meets, and refuses what its graph could not tell."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, watched: Sequence[Any]) -> None:
         super().__init__()
-        self.device = device
+        self.device, self.random = device, _random_state(device)
         self.numbers: list[tuple[Tensor, Callable[[], float]]] = []
-        self.modules: dict[nn.Module, bool] = {}  # and whether they were training
+        self.watched: dict[Any, list[_Attribute]] = {}  # as they were before
         self.buffers: list[tuple[Tensor, Tensor]] = []  # and what they were
+        for owner in watched:
+            for part in owner.modules() if isinstance(owner, nn.Module) else [owner]:
+                self.watched[part] = _attributes(part)
 
     def number(self, value: Callable[[], float]) -> Tensor:
         """A number's place among the inputs."""
@@ -118,12 +148,26 @@ class _Tracing(TorchDispatchMode):
 
     def meet(self, module: nn.Module, inputs: Any) -> None:
         """Before a module is called."""
-        if module not in self.modules:
-            if _hooked(module):
-                raise RuntimeError(f"the module {type(module).__name__} has a hook")
-            self.modules[module] = module.training
-            with _disable_current_modes():
-                self.buffers += [(b, b.clone()) for b in module.buffers(recurse=False)]
+        if _active.get() is not self:  # but another thread's
+            return
+        if _hooked(module):
+            raise RuntimeError(f"the module {type(module).__name__} has a hook")
+        self.watched.setdefault(module, _attributes(module))
+        with _disable_current_modes():
+            known = {id(b) for b, _ in self.buffers}
+            self.buffers += [(b, b.clone()) for b in module.buffers(recurse=False) if id(b) not in known]
+
+    def end(self) -> None:
+        """Refuse what the run changed beside tensors."""
+        self._check_random_state()
+        for owner, attributes in self.watched.items():
+            for a in attributes:
+                if not a.is_there():
+                    raise RuntimeError(f"{type(owner).__name__} sets its '{a.name}' anew when it runs")
+
+    def _check_random_state(self) -> None:
+        if not all(map(torch.equal, _random_state(self.device), self.random)):
+            raise RuntimeError("it sets the state of the random numbers")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Refuse to read values of tensors, on which a graph of operations cannot depend."""
@@ -132,14 +176,23 @@ class _Tracing(TorchDispatchMode):
             reads = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
         if reads:
             raise RuntimeError(f"what it does depends on the values of a tensor, which it reads by {func}")
-        return func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        with _disable_current_modes():
+            self._check_random_state()
+        result = func(*args, **(kwargs or {}))
+        with _disable_current_modes():
+            self.random = _random_state(self.device)
+        return result
 
 
-class _OneHot(TorchFunctionMode):
-    """`one_hot` without its look at whether the indices are in range."""
+class _Reads(TorchFunctionMode):
+    """Refuses what reads values past all dispatch; `one_hot` does not look at whether the indices are in range."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """One-hot vectors of indices."""
+        """Refuse it, or do it."""
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            raise RuntimeError(f"what it does depends on the values of a tensor, which it reads by {func.__name__}")
         if func is nn.functional.one_hot and (num_classes := [*args[1:], *(kwargs or {}).values()]):
             return (args[0][..., None] == torch.arange(*num_classes, device=args[0].device)).long()
         return func(*args, **(kwargs or {}))
@@ -148,50 +201,73 @@ class _OneHot(TorchFunctionMode):
 _active: ContextVar[_Tracing | None] = ContextVar("active", default=None)
 
 
-class _Held(NamedTuple):
-    """A tensor that the function uses without being given it, and where it is kept."""
+class _Attribute(NamedTuple):
+    """An attribute of an object, and what it was."""
 
-    keeper: dict[str, Tensor]
+    keeper: dict[str, Any]
     name: str
-    tensor: Tensor
-    what: tuple  # it must be for the graph to be right
+    value: Any
 
     def is_there(self) -> bool:
-        """Whether it is still what it was, its values apart."""
-        return self.keeper[self.name] is self.tensor and _what(self.tensor) == self.what
+        """Whether it is still that."""
+        now = self.keeper.get(self.name)
+        return now is self.value or _equal(now, self.value)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and type(a) in _SIMPLE and a == b
+
+
+def _attributes(owner: Any) -> list[_Attribute]:
+    """All public attributes that `number` does not make inputs; of a module, its parts, parameters and buffers too."""
+    free = getattr(owner, "numbers", ())
+    keepers = [{name: value for name, value in vars(owner).items() if name[0] != "_" and name not in free}]
+    if isinstance(owner, nn.Module):
+        keepers += [owner._modules, owner._parameters, owner._buffers]
+    places = [vars(owner), *keepers[1:]]
+    return [_Attribute(k, name, v) for k, found in zip(places, keepers, strict=True) for name, v in found.items()]
 
 
 class _Graph:
     """The tensor operations of a traced run, as a function of the given tensors."""
 
     def __init__(self, graph: fx.GraphModule, tracing: _Tracing, outputs: Outputs) -> None:
-        self.numbers, self.modes = tracing.numbers, [*tracing.modules.items()]
-        places = {
-            id(t): (keeper, name)
-            for module in tracing.modules
-            for keeper in (module._parameters, module._buffers)
-            for name, t in keeper.items()
-        }
-        tensors = _lift(graph)
-        self.held = [_Held(*places.get(id(t), ({"": t}, "")), t, _what(t)) for t in tensors]
+        self.numbers, self.modules = tracing.numbers, [m for m in tracing.watched if isinstance(m, nn.Module)]
+        self.attributes = [a for attributes in tracing.watched.values() for a in attributes]
+        self.held = _lift(graph)
+        store = pyro.get_param_store()._params  # whose tensors may be replaced, too
+        self.attributes += [_Attribute(store, name, t) for name, t in store.items() if any(t is h for h in self.held)]
+        self.what = [_what(t) for t in self.held]
+        if hooked := [t for t, what in zip(self.held, self.what, strict=True) if what[0]]:
+            raise RuntimeError(f"a parameter of shape {tuple(hooked[0].shape)} has a hook")
         self.run: Callable[..., list[Tensor]] = graph
         self.there = [o is not None for o in outputs]
 
-    def compile(self, given: list[Tensor], name: str) -> None:
-        """Compile the operations, or leave them as they are."""
-        examples = [t.detach() for t in (*given, *(h.tensor for h in self.held))]
+    def compile(self, given: list[Tensor], name: str) -> bool:
+        """Compile the operations, or leave them as they are; whether they were compiled."""
+        examples = [t.detach() for t in (*given, *self.held)]
         try:
             with torch.no_grad():
                 self.run = _inductor(self.run, examples)
         except Exception as error:  # no compiler, or one that fails
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"{name} is traced, but its graph is not compiled: {reason}", stacklevel=5)
+            reason = " ".join(str(error).split("\n\n")[0].split())
+            warnings.warn(
+                f"{name} is traced, but its graph is not compiled, which takes a C++ compiler such as g++: {reason}",
+                stacklevel=5,
+            )
+            return False
+        return True
 
     def holds(self) -> bool:
         """Whether a run now would do the same operations, as far as modules and parameters tell."""
-        return all(m.training is was and not _hooked(m) for m, was in self.modes) and all(
-            h.is_there() for h in self.held
-        )
+        for keeper, name, value in self.attributes:  # a loop, as it runs in each step
+            now = keeper.get(name)
+            if now is not value and not _equal(now, value):
+                return False
+        for t, what in zip(self.held, self.what, strict=True):
+            if _what(t) != what:
+                return False
+        return not any(map(_hooked, self.modules))
 
     def refresh(self) -> None:
         """Set the numbers as they are now."""
@@ -201,37 +277,49 @@ class _Graph:
     def __call__(self, given: list[Tensor]) -> Outputs:
         """Run it."""
         with torch.no_grad():
-            found = iter(self.run(*given, *(h.tensor for h in self.held)))
+            found = iter(self.run(*given, *self.held))
         return [next(found) if there else None for there in self.there]
 
 
-def _trace(function: Callable[..., Outputs], given: list[Tensor], args: tuple, kwargs: dict) -> tuple[Outputs, _Graph]:
-    """What the function gives, and its graph; if it cannot be traced, all is as before."""
-    tracing = _Tracing(given[0].device if given else torch.device("cpu"))
+def _trace(
+    function: Callable[..., Outputs], given: list[Tensor], args: tuple, kwargs: dict, watched: Sequence[Any]
+) -> tuple[Outputs, _Graph]:
+    """What the function gives, and its graph; if it cannot be traced, random state and modules are as before."""
+    tracing = _Tracing(given[0].device if given else torch.device("cpu"), watched)
     outputs: Outputs = []
     generators = [g for g in _leaves((args, kwargs)) if isinstance(g, torch.Generator)]
-    before = torch.get_rng_state(), [g.get_state() for g in generators]
+    before = tracing.random, [g.get_state() for g in generators]
 
     def run(*_: Tensor) -> list[Tensor]:  # the tracer knows the given tensors by their identity
-        with tracing, _OneHot():
+        with tracing, _Reads():
             outputs.extend(function(*args, **kwargs))
+        tracing.end()
         return [o for o in outputs if o is not None]
 
     token, hook = _active.set(tracing), register_module_forward_pre_hook(tracing.meet)
     try:
-        graph = make_fx(run)(*given)
+        return outputs, _Graph(make_fx(run)(*given), tracing, outputs)
     except Exception:
-        torch.set_rng_state(before[0])
+        for state, device in zip(before[0], ("cpu", tracing.device), strict=False):
+            torch.cuda.set_rng_state(state, device) if device != "cpu" else torch.set_rng_state(state)
         for generator, state in zip(generators, before[1], strict=True):
             generator.set_state(state)
         with torch.no_grad():
             for buffer, value in tracing.buffers:
                 buffer.copy_(value)
+        for attributes in tracing.watched.values():
+            for a in attributes:
+                if not a.is_there():
+                    a.keeper[a.name] = a.value
         raise
     finally:
         hook.remove()
         _active.reset(token)
-    return outputs, _Graph(graph, tracing, outputs)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """Of the CPU, and of the device if that is another."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def _lift(module: fx.GraphModule) -> list[Tensor]:
@@ -267,14 +355,13 @@ def _inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., li
     return compile_fx(graph, examples, config_patches={"fallback_random": True}, decompositions=table)
 
 
-def _key(given: list[Tensor], args: tuple, kwargs: dict[str, Any]) -> tuple:
-    """What must be the same for a graph to be tried."""
-    first = [next(i for i, other in enumerate(given) if other is t) for t in given]  # where a tensor is given twice
-    return _kind(args), _kind(kwargs), tuple(first), torch.is_grad_enabled()
+def _autocast() -> bool:
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 def _what(t: Tensor) -> tuple:
-    return t.requires_grad, t.dtype, t.device
+    hooked = bool(t._backward_hooks or getattr(t, "_post_accumulate_grad_hooks", None))
+    return hooked, t.requires_grad, t.dtype, t.device, t.shape, t.stride()
 
 
 def _hooked(m: nn.Module) -> bool:
@@ -284,12 +371,12 @@ def _hooked(m: nn.Module) -> bool:
 def _kind(a: Any) -> Any:
     """What a graph depends on of an argument."""
     if isinstance(a, Tensor):
-        return type(a), a.shape, *_what(a)
+        return type(a), *_what(a)
     if isinstance(a, tuple | list):
         return type(a), *map(_kind, a)
     if isinstance(a, dict):
         return dict, *((name, _kind(value)) for name, value in a.items())
-    return a
+    return type(a), a
 
 
 def _leaves(a: Any) -> Iterator[Any]:

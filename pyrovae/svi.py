@@ -15,7 +15,7 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.optim.optim import _load_state_dict
 from pyro.poutine.runtime import am_i_wrapped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from pyrovae.check import buffers_restored, check, unvalidated
@@ -26,7 +26,7 @@ from pyrovae.drawn import Drawn, Means
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
 from pyrovae.precision import Precision, precision
-from pyrovae.pyro_elbo import Traced, totals, traced_loss_and_grads
+from pyrovae.pyro_elbo import UNREAD, Traced, loss_and_grads, totals
 from pyrovae.staging import Staged, tracing
 from pyrovae.vae import VAE
 
@@ -106,10 +106,13 @@ class SVI(pyro.infer.SVI):
         self.clip_norm, self.generator, self.precision = clip_norm, generator, precision
         self.optimizer = optim if isinstance(optim, torch.optim.Optimizer) else None
         if self.optimizer is not None:
-            fuse(self.optimizer)
-        self._gradients = Staged(self._plain_gradients, "the step") if compile else self._plain_gradients
+            fuse(self.optimizer, capturable=compile)
+        owners = {getattr(program, "__self__", None): None for program in (model, guide)}
+        watched = [self, loss, *(owner for owner in owners if isinstance(owner, nn.Module))]
+        staged = Staged(self._plain_gradients, "the step", watched, depends=lambda: len(self._parameters()))
+        self._gradients = staged if compile else self._plain_gradients
         self.tells = False  # whether `update` gives the terms of the ELBO
-        self._recorded: dict[Any, tuple[list[dict], Captured]] = {}
+        self._recorded: dict[Any, tuple[Any, Captured]] = {}
         self._checked = False
 
     def step(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
@@ -132,9 +135,7 @@ class SVI(pyro.infer.SVI):
             self._check(*map(_some, args), **{name: _some(a) for name, a in kwargs.items()})
         args, kwargs = [*map(self._means, args)], {name: self._means(a) for name, a in kwargs.items()}
         with precision(self.precision) if self.precision != "float32" else nullcontext():
-            if not self._checked:
-                loss, terms = self._descend(self._plain_gradients(*args, **kwargs), checked=False)
-            elif self._on_cuda():
+            if self._checked and self._on_cuda():
                 loss, terms = self._captured(*args, **kwargs)
             else:
                 loss, terms = self._descend(self._gradients(*args, **kwargs))
@@ -143,12 +144,12 @@ class SVI(pyro.infer.SVI):
         self._checked = True
         return loss, terms
 
-    def _descend(self, outputs: list[Any], checked: bool = True) -> list[Any]:
+    def _descend(self, outputs: list[Any]) -> list[Any]:
         """Step along the gradients, which follow the loss and the terms of the ELBO."""
         loss, terms, *gradients = outputs
         for p, gradient in zip(self._parameters(), gradients, strict=True):
             p.grad = gradient
-        with nullcontext() if checked else _trains(self._seen, self.optimizer):
+        with nullcontext() if self._checked else _trains(self._seen, self.optimizer):
             self.optimizer.step()
         for p in self._parameters():
             p.grad = None
@@ -156,18 +157,26 @@ class SVI(pyro.infer.SVI):
 
     def _captured(self, *args: Any, **kwargs: Any) -> list[Any]:
         """A compiled step as one CUDA graph, as long as nothing but tensors differs from the steps before."""
-        graph, given = self._gradients.graph(*args, **kwargs)
-        if graph is None or am_i_wrapped():
+        graph = given = None
+        if self._gradients.trouble is None and not am_i_wrapped():
+            graph, given, _ = self._gradients.graph(*args, **kwargs)
+        if graph is None:
             return self._descend(self._gradients(*args, **kwargs))
+        # A learning rate is part of the kernels, and so is where tensors lie.
         groups = [{name: v for name, v in g.items() if name != "params"} for g in self.optimizer.param_groups]
-        if graph not in self._recorded or self._recorded[graph][0] != groups:  # a learning rate is part of the kernels
+        state = [t for of in self.optimizer.state.values() for t in of.values() if isinstance(t, Tensor)]
+        fixed = groups, [t.data_ptr() for t in (*graph.held, *state)]
+        if self._recorded.get(graph, (None,))[0] != fixed:
             step = Captured(lambda given: self._descend(graph(given)), [self.generator])
-            self._recorded[graph] = groups, step
+            self._recorded = {g: r for g, r in self._recorded.items() if g.holds()} | {graph: (fixed, step)}
         graph.refresh()
         return self._recorded[graph][1](given)
 
     def _on_cuda(self) -> bool:
-        return isinstance(self._gradients, Staged) and all(p.is_cuda for p in self._parameters())
+        """Whether steps can be recorded as CUDA graphs: optimisers may count them in Python."""
+        groups = self.optimizer.param_groups
+        counts = type(self.optimizer) is torch.optim.SGD or all(group.get("capturable") for group in groups)
+        return isinstance(self._gradients, Staged) and counts and all(p.is_cuda for p in self._parameters())
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """The loss, without a step, and with buffers left as they were; arguments as programs'."""
@@ -208,8 +217,10 @@ class SVI(pyro.infer.SVI):
             loss = -self.objective.surrogate(densities)
             loss.backward()
             return loss.detach(), densities.totals if self.tells and self.objective.faithful else None
-        if tracing() and isinstance(self.objective, pyro.infer.ELBO):
-            loss = traced_loss_and_grads(self.objective, self.model, self.guide, *args, **kwargs)
+        if type(self.objective) in UNREAD:
+            loss = loss_and_grads(self.objective, self.model, self.guide, *args, **kwargs)
+        elif tracing() and isinstance(self.objective, pyro.infer.ELBO):
+            raise RuntimeError(f"{type(self.objective).__name__} reads its loss in each step")
         else:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
         return loss, totals(self.model, self.guide) if isinstance(self.model, Traced) else None
@@ -264,15 +275,22 @@ def _some(a: Any) -> Any:
     return a.draw(torch.Generator(a.device).manual_seed(0)) if isinstance(a, Drawn) else a
 
 
-def fuse(optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimiser that has not begun update all parameters in one operation, if it can and is free to."""
+def fuse(optimizer: torch.optim.Optimizer, capturable: bool) -> None:
+    """Let an optimiser that has not begun update all parameters in one operation, if it can and is free to.
+
+    Args:
+        optimizer: changed in place.
+        capturable: whether it shall work in a CUDA graph, too.
+    """
     for group in optimizer.param_groups:
-        plain = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in group["params"])
+        # Fused kernels take memory as it comes, whatever the strides.
+        plain = all(p.is_floating_point() and p.is_contiguous() for p in group["params"])
+        plain &= all(p.device.type in ("cpu", "cuda") for p in group["params"])
         free = "fused" in group and not (group["fused"] or group["foreach"] or group["differentiable"])
         if plain and free and group["fused"] is None and not optimizer.state:
             group["fused"] = True
-            if "capturable" in group and all(p.is_cuda for p in group["params"]):
-                group["capturable"] = True  # in a CUDA graph
+            if capturable and "capturable" in group and all(p.is_cuda for p in group["params"]):
+                group["capturable"] = True
 
 
 @contextmanager

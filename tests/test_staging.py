@@ -40,7 +40,7 @@ compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ c
 def uncompiled(monkeypatch):
     """The traced graph, operation by operation, and how many there are."""
     made = []
-    monkeypatch.setattr(staging._Graph, "compile", lambda graph, *_: made.append(graph))
+    monkeypatch.setattr(staging._Graph, "compile", lambda graph, *_: made.append(graph) or True)
     return made
 
 
@@ -215,6 +215,89 @@ def test_a_frozen_parameter_stays_and_thawed_moves(uncompiled):
     assert moved == [True, True, False, False, True]
 
 
+def swap(vae, svi):
+    vae.likelihood.network = networks.MLP(3, SHAPE, hidden=(16,))
+    vae.likelihood.network.load_state_dict(make_vae(seed=5).likelihood.network.state_dict())
+
+
+def thin(vae, svi):
+    vae.encoder.network.layers[2].p = 0.9
+
+
+def tighten(vae, svi):
+    svi.clip_norm = 1e-3
+
+
+def more(vae, svi):
+    svi.objective.num_particles = 4
+
+
+def lists(vae, svi):
+    svi.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+
+
+@pytest.mark.parametrize("change", [swap, thin, tighten, more, lists])
+def test_what_is_set_between_steps_counts(uncompiled, change):
+    def losses(compile):
+        torch.manual_seed(0)
+        vae, x = make_vae(), make_data().double()
+        vae.encoder.network.layers.insert(2, nn.Dropout(0.1))
+        optim = torch.optim.SGD(vae.double().parameters(), lr=1e-3)
+        svi = SVI(vae.model, vae.guide, optim, objectives.IWAE(2), clip_norm=1.0, compile=compile)
+        pyro.set_rng_seed(1)
+        first = [svi.step(x) for _ in range(3)]
+        change(vae, svi)
+        vae.double()
+        return first + [svi.step(x) for _ in range(3)]
+
+    assert losses(True) == pytest.approx(losses(False), rel=1e-9)
+    assert len(uncompiled) == 2
+
+
+def test_tensors_that_scale_sites_are_not_taken_for_equal(uncompiled):
+    half, double = (torch.tensor(v, dtype=torch.float64) for v in (0.5, 2.0))
+
+    def model(x):
+        w = pyro.param("w", torch.ones(3, dtype=torch.float64))
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.scale(scale=half):
+                z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            with pyro.poutine.scale(scale=double):
+                pyro.sample("x", dist.Normal(w * z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        a = pyro.param("a", torch.zeros(3, dtype=torch.float64))
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=half):
+            pyro.sample("z", dist.Normal(a * x, 0.5).to_event(1))
+
+    found = []
+    for compile in (False, True):
+        pyro.clear_param_store()
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.02}), objectives.ELBO(), compile=compile)
+        pyro.set_rng_seed(1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the step cannot be compiled")
+            found.append([svi.step(torch.ones(10, 3, dtype=torch.float64)) for _ in range(6)])
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+
+
+def test_parameters_with_gaps_in_memory_are_not_fused():
+    def end(**options):
+        weight = nn.Parameter(torch.arange(20.0).reshape(4, 5)[:, :3])
+
+        def model(x):
+            pyro.module("weight", nn.ParameterList([weight]))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(weight.sum(0), 1.0).to_event(1), obs=x)
+
+        svi = SVI(model, lambda x: None, torch.optim.Adam([weight], lr=0.1, **options), Trace_ELBO())
+        for _ in range(5):
+            svi.step(torch.zeros(6, 3))
+        return weight.detach().clone()
+
+    assert torch.equal(end(), end(fused=False))
+
+
 def test_batches_of_a_new_shape_are_traced_once(uncompiled):
     x = make_data().double()
     batches = [x, x[:7], x[3:], x[:7] * 0, x]
@@ -354,6 +437,47 @@ def test_a_hook_that_comes_later_is_run(uncompiled):
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        (lambda module, z: z * float(len(z.tolist()[0]) > 1), "which it reads by tolist"),
+        (lambda module, z: z * float(z.detach().numpy().mean() > 0), "which it reads by numpy"),
+        (
+            lambda module, z: (torch.random.manual_seed(3), z + 0.1 * torch.randn_like(z))[1],
+            "sets the state of the random",
+        ),
+        (lambda module, z: (setattr(module, "calls", module.calls + 1), z * module.calls)[1], "sets its 'calls' anew"),
+    ],
+)
+def test_what_no_graph_can_tell_is_refused(uncompiled, does, why):
+    class Peculiar(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.calls = networks.MLP(3, SHAPE, hidden=(8,)), 0
+
+        def forward(self, z):
+            return self.network(does(self, z))
+
+    def make():
+        torch.manual_seed(0)
+        vae = make_vae()
+        vae.likelihood.network = Peculiar()
+        return vae, objectives.ELBO(), make_data()
+
+    falls_back(make, why)
+    assert uncompiled == []
+
+
+def test_numbers_that_change_in_each_step_are_told_to_be_passed_as_tensors(uncompiled, monkeypatch):
+    monkeypatch.setattr(staging, "_MOST", 3)
+    times, x = staging.Staged(lambda x, by: [x * by], "f"), torch.ones(2)
+    with pytest.warns(UserWarning, match="f cannot be compiled and runs as it is: it was traced 3 times") as warned:
+        found = [times(x, float(by))[0].tolist() for by in (1, 2, 3, 4, 5) for _ in range(3)]
+    assert found == [[by, by] for by in (1, 2, 3, 4, 5) for _ in range(3)]
+    assert len(warned) == 1
+    assert len(uncompiled) == 3
+
+
 def test_an_elbo_that_reads_its_loss_runs_as_it_is(uncompiled):
     falls_back(lambda: (make_vae(), RenyiELBO(alpha=0.5, num_particles=3), make_data()), "RenyiELBO reads its loss")
 
@@ -377,7 +501,7 @@ def test_without_a_compiler_the_graph_runs_operation_by_operation():
 
     plain = trained(make, False, steps=5)
     missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
-    with missing, pytest.warns(UserWarning, match="the step is traced, but its graph is not compiled: ") as warned:
+    with missing, pytest.warns(UserWarning, match="the step is traced, but its graph is not compiled, which") as warned:
         found = trained(make, True, steps=5)
     assert len(warned) == 1
     torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
