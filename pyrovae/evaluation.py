@@ -351,7 +351,7 @@ def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int, compile: bool) -> I
 
     staged = Staged(run, "the evaluation") if compile else run
     # What takes long shows how far it is, on a terminal, and how fast.
-    bar = tqdm(total=len(x) * num_samples, unit=" draws", unit_scale=True, delay=3, disable=None, leave=False)
+    bar = tqdm(total=len(x) * num_samples, unit=" draws", unit_scale=True, delay=3, disable=None, leave=None)
     with evaluating(vae), isolated(seed, "evaluation"), unvalidated(), bar:
         for batch in x.split(batch_size):
             batch = batch.to(_device(vae))

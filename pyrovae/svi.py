@@ -38,8 +38,9 @@ class SVI(pyro.infer.SVI):
 
     Before the first step the programs are checked against each other (see `check`); after it, every parameter must have
     received a gradient and moved. Pyro's validation, which reads back from the device many times, is left on in the
-    first step alone: later batches are not looked at. A step with one of our objectives reads nothing back but the loss
-    that `step` returns; Pyro's ELBOs read back once for each site.
+    first step alone: later batches are not looked at. A step with one of our objectives, or with Pyro's `Trace_ELBO` or
+    `TraceMeanField_ELBO`, reads nothing back but the loss that `step` returns; others of Pyro's read back more. An
+    optimiser that has not begun updates all parameters in one fused operation where it can, unless it says otherwise.
 
     Parameters of modules stay with their modules: `pyro.module` leaves nothing in Pyro's store. A `pyro.param`, an
     autoguide's too, lives in the store as everywhere in Pyro.
@@ -52,9 +53,9 @@ class SVI(pyro.infer.SVI):
         loss_and_grads: as in `pyro.infer.SVI`.
         clip_norm: largest norm of the gradient of all parameters together, or None.
         compile: whether to stage the steps: the second step with arguments of a kind (shapes, types) is traced, effect
-            handlers and all, and its tensor operations are compiled; later steps are these operations alone. What
-            programs read that is neither an argument nor a tensor stays what it was then. Steps that cannot be staged
-            run as they are, after a warning.
+            handlers and all, and its tensor operations are compiled; later steps are these operations alone, see
+            `pyrovae.staging`. Attributes of modules are watched; what else programs read that is no argument and no
+            tensor stays what it was then. Steps that cannot be staged run as they are, after a warning.
         generator: of the draws of arguments that stand for their draws, such as `data.Intensities`, which each step
             draws anew; by default torch's own.
         precision: number format of the networks' matrix products, see `pyrovae.precision`.
