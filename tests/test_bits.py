@@ -34,7 +34,7 @@ class OfImages(Constant):
 
 def scored(likelihood, dataset):
     q = encoders.DiagonalNormal(OfImages(torch.tensor([0.0, math.log(math.e - 1)])))  # N(0, 1)
-    run = runs.Run(VAE(priors.StandardNormal(1), likelihood, q), dataset, History(), Namespace())
+    run = runs.Run(VAE(priors.StandardNormal(1), likelihood, q), dataset, History(), Namespace(compile=False))
     return runs.score(run, num_samples=2, seed=0)
 
 

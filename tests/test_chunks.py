@@ -14,7 +14,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from pyrovae import SVI, VAE, densities, encoders, likelihoods, networks, priors, runs
+from pyrovae import SVI, VAE, chunks, encoders, likelihoods, networks, priors, runs
 from pyrovae import gradients as G
 from pyrovae import objectives as E
 from pyrovae.parameters import ModuleParameters
@@ -152,7 +152,7 @@ def test_what_is_drawn_inside_the_model_is_drawn_again(monkeypatch):
     again = gradients_of(E.IWAE(K, chunk=CHUNK), vae.model, vae.guide, x, vae)
     after = torch.get_rng_state()
     with monkeypatch.context() as patch:
-        patch.setattr(densities, "checkpoint", lambda run, *values, use_reentrant: run(*values))
+        patch.setattr(chunks, "checkpoint", lambda run, *values, use_reentrant: run(*values))
         kept = gradients_of(E.IWAE(K, chunk=CHUNK), vae.model, vae.guide, x, vae)
     assert_same(kept, again)
     assert torch.equal(torch.get_rng_state(), after)
