@@ -71,6 +71,7 @@ def in_chunks(
 
     # Values are arguments, as their device is that whose random state the backward pass restores.
     def part(i: int, *values: Tensor) -> tuple[dict[str, dict], dict[str, Tensor], Layout]:
+        """What the model gives for the draws of one chunk."""
         piece = seen.copy()
         for (name, site), value in zip(q.items(), values, strict=True):
             piece.nodes[name] = {**site, "value": value, "mask": masks[name][i]}

@@ -77,21 +77,23 @@ class Staged:
             if graph is not None:
                 graph.refresh()
                 return graph(given)
-            if key not in self._graphs:
+            if new := key not in self._graphs:
                 self._graphs[key] = []
-                return self.function(*args, **kwargs)
-            if self._traced == _MOST:
+            elif self._traced == _MOST:
                 raise RuntimeError(
                     f"it was traced {_MOST} times, as its arguments, or attributes of modules, change from step to "
                     f"step; pass what changes as a tensor"
                 )
-            outputs, graph = _trace(self.function, given, args, kwargs, self.watched)
+            else:
+                outputs, graph = _trace(self.function, given, args, kwargs, self.watched)
         except Exception as error:  # whatever it is: if it is not the tracer's, the function raises it again
             outputs = self.function(*args, **kwargs)
             self.trouble = str(error).splitlines()[0]
             self._graphs.clear()
             warnings.warn(f"{self.name} cannot be compiled and runs as it is: {self.trouble}", stacklevel=4)
             return outputs
+        if new:
+            return self.function(*args, **kwargs)
         self._traced += 1
         self._compiles = self._compiles and graph.compile(given, self.name)
         self._graphs[key].append(graph)
@@ -346,11 +348,15 @@ def _inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., li
     """The graph, compiled; its random numbers are those that PyTorch draws without compiler."""
     from torch._inductor.compile_fx import compile_fx  # which takes a second
     from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.lowering import lowerings, make_fallback
 
-    def name(op: Any) -> str:
-        return getattr(getattr(op, "overloadpacket", None), "__name__", "").rstrip("_")
+    def is_random(op: Any) -> bool:
+        return getattr(getattr(op, "overloadpacket", None), "__name__", "").rstrip("_") in _RANDOM
 
-    table = {op: decomposed for op, decomposed in select_decomp_table().items() if name(op) not in _RANDOM}
+    # Said here, as the compiler refuses what it could decompose where the environment has a variable CI.
+    for op in {node.target for node in graph.graph.nodes if is_random(node.target)} - lowerings.keys():
+        make_fallback(op, override_decomp=True)
+    table = {op: decomposed for op, decomposed in select_decomp_table().items() if not is_random(op)}
     return compile_fx(graph, examples, config_patches={"fallback_random": True}, decompositions=table)
 
 

@@ -161,7 +161,8 @@ class SVI(pyro.infer.SVI):
         graph = given = None
         if self._gradients.trouble is None and not am_i_wrapped():
             graph, given, _ = self._gradients.graph(*args, **kwargs)
-        if graph is None:
+        # A number on another device would be recorded as it is now.
+        if graph is None or not all(held.is_cuda for held, _ in graph.numbers):
             return self._descend(self._gradients(*args, **kwargs))
         # A learning rate is part of the kernels, and so is where tensors lie.
         groups = [{name: v for name, v in g.items() if name != "params"} for g in self.optimizer.param_groups]

@@ -557,7 +557,8 @@ def test_evaluation_is_the_same(uncompiled, monkeypatch):
         toy(objective="RWS", gradient="Sleep", prior="MixtureOfNormals", encoder="IAF", network="Conv"),
     ],
 )
-def test_compiled_steps_are_the_plain_ones(make):
+def test_compiled_steps_are_the_plain_ones(make, monkeypatch):
+    monkeypatch.setenv("CI", "1")  # where the compiler is stricter about what it could decompose
     assert_same(make)
 
 
