@@ -4,8 +4,6 @@ from collections.abc import Iterator
 
 import torch
 from matplotlib.figure import Figure
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from pyrovae import plotting
@@ -42,6 +40,8 @@ def draw(
         points, names = _plane(means, deviations)
         yield "latent_means", plotting.latent_means(points, labels, names)
         if tsne:
+            from sklearn.manifold import TSNE  # which takes a second
+
             points = torch.from_numpy(
                 TSNE(random_state=seed, perplexity=min(30, (len(means) - 1) / 3)).fit_transform(means.numpy())
             )
@@ -66,6 +66,8 @@ def _plane(means: Tensor, deviations: Tensor) -> tuple[Tensor, tuple[str, str]]:
         return means, ("$z_1$", "$z_2$")
     if means.shape[1] == 1:
         return torch.cat([means, deviations], 1), ("mean of q(z | x)", "its standard deviation")
+    from sklearn.decomposition import PCA  # which takes a second
+
     pca = PCA(2, random_state=0)
     points = torch.from_numpy(pca.fit_transform(means.numpy()))
     first, second = pca.explained_variance_ratio_

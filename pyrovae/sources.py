@@ -12,8 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 __all__ = ["NAMES", "Part", "Source", "read"]
@@ -75,6 +73,8 @@ def read(name: str, root: Path) -> Source:
 
 def _random_split(part: Part, scaling: str, levels: int | None) -> Source:
     """A twelfth for valid, a sixth for test, the same ones always."""
+    from sklearn.model_selection import train_test_split  # which takes a second
+
     n = len(part.x)
     if n < 12:
         raise ValueError(f"{n} data are too few to split into train, valid and test: give at least 12")
@@ -98,6 +98,8 @@ def _take(part: Part, index: Tensor | slice) -> Part:
 
 
 def _digits(_: Path) -> Source:
+    from sklearn.datasets import load_digits  # which takes a second
+
     digits = load_digits()
     x = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
     return _random_split(Part(x, torch.from_numpy(digits.target)), "divided by 16", levels=17)

@@ -13,19 +13,21 @@ matplotlib.use("Agg")
 
 # The scopes that take longest, in this order: they start first, so that no process ends long after the others.
 LONG = (
+    "test_staging.py",
     "test_combinations.py::TestAllAxes",
     "test_scripts.py",
     "test_gradients.py",
     "test_comparison.py",
-    "test_training.py",
     "test_combinations.py",
+    "test_training.py",
     "test_likelihoods.py",
     "test_networks.py",
     "test_readme.py",
-    "test_vae.py",
+    "test_priors.py",
     "test_gradient_study.py",
     "test_encoders.py",
     "test_reproduction.py",
+    "test_benchmark.py",
 )
 
 

@@ -59,7 +59,7 @@ def test_a_run_keeps_all_that_the_contract_names_and_evaluating_it_gives_the_sam
     assert flat | protocol <= metrics.keys()
     assert metrics["elbo"] <= metrics["log_likelihood"]
 
-    code, out, err = run_in_a_new_interpreter(tmp_path, "evaluate.py", "runs/digits")  # the same numbers bit for bit
+    code, out, err = run_script(tmp_path, "evaluate.py", "runs/digits")  # the same numbers bit for bit
     assert code == 0, err
     assert out == text
     assert (folder / "metrics.json").read_text() == text
