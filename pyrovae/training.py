@@ -1,6 +1,7 @@
 """Training: epochs of SVI steps over data, with validation, schedules, early stopping, checkpoints and resuming."""
 
 import csv
+import gc
 import math
 import time
 import warnings
@@ -151,7 +152,7 @@ def fit(
         resume,
     )
     device = next(vae.parameters()).device
-    with isolated(seed), _frozen_on_purpose():
+    with isolated(seed), _frozen_on_purpose(), _uncollected():
         batches = Batches(train, batch_size, shuffle, seed, device)
         objective = ELBO() if objective is None else objective
         at_a_point = require(vae, objective, _checked(vae, train, valid)).at_a_point
@@ -227,6 +228,16 @@ def _frozen_on_purpose() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*was not registered in the param store because requires_grad=False")
         yield
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector's passes, in the midst of steps, over all that lives since before."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Step:

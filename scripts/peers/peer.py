@@ -37,7 +37,7 @@ class Peer(Steps):
 
     def __init__(self, case: Case, batches: Tensor) -> None:
         self.case, self.device = case, batches.device
-        self._batches = cycle(batches.unbind())
+        self._batches = cycle([batches[i] for i in range(len(batches))])  # not unbound, so that intensities stay so
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
