@@ -3,6 +3,7 @@
 from pyrovae import (
     baselines,
     data,
+    diagnostics,
     encoders,
     evaluation,
     exact,
@@ -24,6 +25,7 @@ __all__ = [
     "VAE",
     "baselines",
     "data",
+    "diagnostics",
     "encoders",
     "evaluation",
     "exact",

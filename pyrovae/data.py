@@ -54,6 +54,7 @@ class Dataset:
     """Tensors `(N, C, H, W)` of images, or `(N, ...)` of other data, with labels where there are any.
 
     The index of sequences `(N, C, T)` tells where their elements were observed, alike for all: `(T,)` or `(T, P)`.
+    Factors are the known factors of variation of each datum, `(N, F)` for each part; see `pyrovae.shapes`.
     """
 
     train: Tensor
@@ -62,6 +63,7 @@ class Dataset:
     labels: Labels | None
     protocol: Protocol
     index: Tensor | None = None
+    factors: Labels | None = None
 
 
 def load(
@@ -74,13 +76,14 @@ def load(
 ) -> Dataset:
     """Load a data set by name, or from a file or folder by path, split, binarized or dequantized by a stated protocol.
 
-    Names: `digits` (scikit-learn's, 8 x 8, needs no network), `mnist`, `fashion_mnist`, `kmnist`, `emnist` (balanced),
-    `omniglot` (28 x 28, ink 1), `cifar10`. Paths: a `.npy` file, a `.npz` file with an array `x` (or any one array) or
-    with `train` and `test`, `valid` if it has one, and labels `y`, or `train_labels` and so on (or Keras's `x_train`,
-    `y_train`, ...); a `.csv` file of a row for each datum, its labels in a column called `y`, `label` or `class`; a
-    folder of images, or of one folder of images for each class. Bytes are grey values, divided by 255, unless all are
-    0 or 1; other numbers, such as counts, are taken as they are. An array `index` of a `.npz` file, `(T,)` or `(T, P)`,
-    tells where the T elements of every datum were observed: then an array `(N, C, T)` is of sequences, not of images.
+    Names: `digits` (scikit-learn's, 8 x 8) and `shapes` (drawn here, 32 x 32), which need no network, `mnist`,
+    `fashion_mnist`, `kmnist`, `emnist` (balanced), `omniglot` (28 x 28, ink 1), `cifar10`. Paths: a `.npy` file, a
+    `.npz` file with an array `x` (or any one array) or with `train` and `test`, `valid` if it has one, and labels `y`,
+    or `train_labels` and so on (or Keras's `x_train`, `y_train`, ...); a `.csv` file of a row for each datum, its
+    labels in a column called `y`, `label` or `class`; a folder of images, or of one folder of images for each class.
+    Bytes are grey values, divided by 255, unless all are 0 or 1; other numbers, such as counts, are taken as they are.
+    An array `index` of a `.npz` file, `(T,)` or `(T, P)`, tells where the T elements of every datum were observed: then
+    an array `(N, C, T)` is of sequences, not of images.
 
     Binarization: `none`; `threshold`, x > 1/2; `static`, x ~ Bernoulli(intensity), drawn once by the seed; `dynamic`,
     valid and test drawn once by the seed, train kept as `Intensities`, which `fit` draws anew each epoch.
@@ -125,7 +128,7 @@ def load(
         parts = _dequantized(raw, source.levels, generator, name)
     else:
         parts = [_binarized(x, binarize, generator, train=x is raw[0], name=name) for x in raw]
-    labels = [part.y for part in source.parts]
+    labels, factors = ([getattr(part, name) for part in source.parts] for name in ("y", "factors"))
     return Dataset(
         *parts,
         labels=None if any(y is None for y in labels) else Labels(*labels),
@@ -145,6 +148,7 @@ def load(
             raw_checksum=fingerprint(*raw),
         ),
         index=source.index,
+        factors=None if any(v is None for v in factors) else Labels(*factors),
     )
 
 

@@ -14,14 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pyrovae.shapes import shapes
+
 __all__ = ["NAMES", "Part", "Source", "read"]
 
 
 class Part(NamedTuple):
-    """Data `(N, ...)` in floating point, and their labels `(N,)` if there are any."""
+    """Data `(N, ...)` in floating point, and labels `(N,)` and factors of variation `(N, F)` if they are known."""
 
     x: Tensor
     y: Tensor | None
+    factors: Tensor | None = None
 
 
 class Source(NamedTuple):
@@ -43,9 +46,9 @@ class Source(NamedTuple):
         if not 1 <= size <= len(valid.x):
             raise ValueError(f"valid_size must be from 1 to the {len(valid.x)} validation data there are, not {size}")
         first = len(valid.x) - size
-        x = torch.cat([train.x, valid.x[:first]])
-        y = None if train.y is None or valid.y is None else torch.cat([train.y, valid.y[:first]])
-        parts = (Part(x, y), _take(valid, slice(first, None)), test)
+        pairs = zip(train, _take(valid, slice(first)), strict=True)
+        joined = Part(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
+        parts = (joined, _take(valid, slice(first, None)), test)
         return self._replace(parts=parts, split=f"{self.split}; all but the last {size} of valid joined to train")
 
 
@@ -91,7 +94,7 @@ def _last_for_valid(train: Part, test: Part, n: int, scaling: str, levels: int |
 
 
 def _take(part: Part, index: Tensor | slice) -> Part:
-    return Part(part.x[index], None if part.y is None else part.y[index])
+    return Part(*(None if t is None else t[index] for t in part))
 
 
 # Named sets -----------------------------------------------------------------------------------------------------------
@@ -103,6 +106,11 @@ def _digits(_: Path) -> Source:
     digits = load_digits()
     x = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
     return _random_split(Part(x, torch.from_numpy(digits.target)), "divided by 16", levels=17)
+
+
+def _shapes(_: Path) -> Source:
+    x, factors = shapes()
+    return _random_split(Part(x, factors[:, 0], factors), "none", levels=2)
 
 
 def _train_and_test(name: str, root: Path, options: Callable[[bool], dict]) -> list:
@@ -178,6 +186,7 @@ def _omniglot(root: Path) -> Source:
 
 _NAMED: dict[str, Callable[[Path], Source]] = {
     "digits": _digits,
+    "shapes": _shapes,
     "mnist": _mnist_like("mnist"),
     "fashion_mnist": _mnist_like("fashion_mnist"),
     "kmnist": _mnist_like("kmnist"),

@@ -1,8 +1,14 @@
-"""Score a run on its test data and draw its figures anew: `python scripts/evaluate.py runs/digits`."""
+"""Score a run on its test data and draw its figures anew: `python scripts/evaluate.py runs/digits`.
+
+With `--report` it is diagnosed, too: how tight the bounds are, what is to blame, what the latent variables do, and
+whether the model is any good, in one page, `report.html` in the run's folder, and in words at the end of the output.
+"""
 
 import json
+from pathlib import Path
 
-from pyrovae import options, runs
+from pyrovae import diagnosis, options, page, runs
+from pyrovae.files import whole, write_json
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,12 +22,20 @@ def main(arguments: list[str] | None = None) -> None:
         help="draws for each datum for log p(x); unless given, the run's",
     )
     parser.add_argument("--tsne", action="store_true", help="draw the latent means by t-SNE too")
+    parser.add_argument("--report", action="store_true", help="diagnose the run and write report.html to its folder")
+    parser.add_argument("--json", action="store_true", help="diagnose the run and write report.json to its folder")
     choices = parser.parse_args(arguments)
-    run = runs.load(choices.run)
-    metrics = runs.report(
-        run, choices.run, run.options.num_samples if choices.num_samples is None else choices.num_samples, choices.tsne
-    )
-    print(json.dumps(metrics, indent=2))
+    run, folder = runs.load(choices.run), Path(choices.run)
+    num_samples = run.options.num_samples if choices.num_samples is None else choices.num_samples
+    print(json.dumps(runs.report(run, folder, num_samples, choices.tsne), indent=2))
+    if choices.report or choices.json:
+        sections = list(diagnosis.diagnose(run, num_samples))
+        if choices.report:
+            with whole(folder / "report.html") as path:
+                path.write_text(page.page(f"Diagnosis of {folder.resolve().name}", sections), encoding="utf-8")
+        if choices.json:
+            write_json(folder / "report.json", diagnosis.to_dict(sections))
+        print(*sections[-1].sentences, sep="\n")
 
 
 if __name__ == "__main__":

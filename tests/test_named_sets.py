@@ -158,7 +158,7 @@ def test_digits_are_split_as_they_ever_were():
 
 
 def test_names_lists_what_can_be_loaded_by_name():
-    assert set(data.NAMES) == {"digits", "mnist", "fashion_mnist", "kmnist", "emnist", "omniglot", "cifar10"}
+    assert set(data.NAMES) == {"digits", "shapes", "mnist", "fashion_mnist", "kmnist", "emnist", "omniglot", "cifar10"}
 
 
 # Downloads ------------------------------------------------------------------------------------------------------------

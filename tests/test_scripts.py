@@ -202,7 +202,7 @@ def test_a_component_of_ones_own_is_chosen_by_import_path(tmp_path, monkeypatch)
         (["--prior.components", "3"], "has no such option"),
         (["--binarize", "foo"], "'threshold', 'static', 'dynamic'"),
         (["--foo", "3"], "--foo"),
-        (["--data", "nosuch"], "digits, mnist"),
+        (["--data", "nosuch"], "digits, shapes"),
         (["--binarize", "none"], "binarize"),
         (["--device", "nosuch"], "no device 'nosuch'"),
         (["--objective.num_particles", "0"], "num_particles must be a whole number of at least 1"),

@@ -553,7 +553,7 @@ def test_evaluation_is_the_same(uncompiled, monkeypatch):
     "make",
     [
         lambda: (make_vae().double(), objectives.IWAE(3, gradients.DReG()), make_data().double()),
-        toy(objective="IWAE", gradient="VIMCO", prior="Bernoulli", encoder="Bernoulli"),
+        toy(gradient="ScoreFunction", prior="Bernoulli", encoder="Bernoulli"),
         toy(objective="RWS", gradient="Sleep", prior="MixtureOfNormals", encoder="IAF", network="Conv"),
     ],
 )

@@ -1,0 +1,57 @@
+"""Diagnostics: what is wrong with a fitted model, if anything, each answer with its Monte Carlo error."""
+
+from pyrovae.diagnostics.annealing import (
+    AIS,
+    BDMC,
+    Agreement,
+    agreement,
+    ais,
+    bdmc,
+    linear_schedule,
+    sigmoidal_schedule,
+)
+from pyrovae.diagnostics.calibration import Calibration, calibration
+from pyrovae.diagnostics.collapse import Collapse, EffectiveBeta, collapse, effective_beta, verdict
+from pyrovae.diagnostics.frechet import frechet_distance, principal_components
+from pyrovae.diagnostics.gaps import Gaps, gaps
+from pyrovae.diagnostics.information import Information, information
+from pyrovae.diagnostics.posteriors import Posteriors, posteriors
+from pyrovae.diagnostics.predictive import Check, predictive_checks, replicate
+from pyrovae.diagnostics.reliability import Reliability, reliability
+from pyrovae.diagnostics.representation import classification, disentanglement, latent_means
+from pyrovae.diagnostics.two_sample import two_sample
+
+__all__ = [
+    "AIS",
+    "BDMC",
+    "Agreement",
+    "Calibration",
+    "Check",
+    "Collapse",
+    "EffectiveBeta",
+    "Gaps",
+    "Information",
+    "Posteriors",
+    "Reliability",
+    "agreement",
+    "ais",
+    "bdmc",
+    "calibration",
+    "classification",
+    "collapse",
+    "disentanglement",
+    "effective_beta",
+    "frechet_distance",
+    "gaps",
+    "information",
+    "latent_means",
+    "linear_schedule",
+    "posteriors",
+    "predictive_checks",
+    "principal_components",
+    "reliability",
+    "replicate",
+    "sigmoidal_schedule",
+    "two_sample",
+    "verdict",
+]
