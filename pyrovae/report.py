@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae import plotting, runs
+from pyrovae import diagnostic_plots, plotting, runs
 from pyrovae.bits import NO_PROBABILITY, bits_per_dimension
 from pyrovae.comparison import NUMBERS, SCORES, Cell, Comparison, signal_to_noise
 from pyrovae.files import whole, with_nan
@@ -150,14 +150,17 @@ def _draw(
     result: Report,
     noise: list[dict[str, Any]],
 ) -> None:
-    """The figures: learning curves, tightness, paired differences, signal-to-noise ratios."""
+    """The figures: learning curves, tightness, rate and distortion, paired differences, signal-to-noise ratios."""
     histories = {name: [_history(cell, shift[name]) for cell in of] for name, of in cells.items()}
     num_particles = next(iter(scores.values()))[0]["num_particles"].tolist()
     bounds = {name: (_mean(s["bounds"] for s in scores[name]) + shift[name]).tolist() for name in cells}
     exact = {name: _mean(s["exact"] for s in scores[name]).item() + shift[name] for name in cells}
+    terms = result.table.set_index("entry").loc[list(cells), ["elbo", "kl"]]
+    plane = {name: (-(elbo + kl), kl) for name, elbo, kl in terms.itertuples()}  # distortion and rate
     figures = {
         "learning_curves": plotting.learning_curves(histories),
         "tightness": plotting.tightness(num_particles, bounds, {k: v for k, v in exact.items() if not np.isnan(v)}),
+        "rate_distortion": diagnostic_plots.rate_distortion(plane),
     }
     for quantity, label in _QUANTITIES.items():
         if rows := result.differences[result.differences["quantity"] == quantity].to_dict("records"):

@@ -130,7 +130,10 @@ def test_a_comparison_keeps_tables_figures_and_a_run_for_each_entry_and_seed(fin
         assert {"config.yaml", "checkpoint.pt", "history.csv", "metrics.json", "scores.npz"} <= {
             path.name for path in cell.folder.iterdir()
         }
-    figures = {"learning_curves", "tightness", "differences_elbo", "differences_log_likelihood", "signal_to_noise"}
+    figures = {
+        *("learning_curves", "tightness", "rate_distortion"),
+        *("differences_elbo", "differences_log_likelihood", "signal_to_noise"),
+    }
     assert {path.stem for path in (finished.folder / "figures").iterdir()} == figures
     tables = finished.result.table, finished.result.differences
     for name, table in zip(("table", "differences"), tables, strict=True):

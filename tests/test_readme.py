@@ -109,7 +109,7 @@ def test_the_commands_are_understood(tmp_path, monkeypatch):
 def test_the_comparisons_can_be_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^\.venv/bin/python scripts/compare\.py(.*)$", README, re.MULTILINE)
-    assert [len(comparison.parse(shlex.split(c)).entries) for c in commands if "mnist" not in c] == [4, 2, 2]
+    assert [len(comparison.parse(shlex.split(c)).entries) for c in commands if "mnist" not in c] == [4, 2, 2, 4]
     (images,) = [shlex.split(c) for c in commands if "mnist" in c]  # which are not there
     shared, entries = images[: images.index("--seeds")], images[images.index("--entries") + 1 :]
     assert len(entries) == 5

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtrc
 from torch import Tensor
 from tqdm import tqdm
 
@@ -85,7 +85,7 @@ def calibration(
     return Calibration(
         ranks=ranks,
         chi_square=chi_square,
-        p_value=torch.as_tensor(chi2.sf(chi_square.cpu().numpy(), num_bins - 1)).to(chi_square),
+        p_value=torch.as_tensor(chdtrc(num_bins - 1, chi_square.cpu().numpy())).to(chi_square),
         levels=level,
         coverage=((ranks >= tail) & (ranks <= num_draws - tail)).double().mean(1),
         std_error=(level * (1 - level) / num_data).sqrt()[:, None],
