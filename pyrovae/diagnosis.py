@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae import diagnostic_plots as plots
 from pyrovae import diagnostics, evaluation
 from pyrovae.diagnostics.gaps import Mean
+from pyrovae.drawn import Drawn
 from pyrovae.rng import isolated
 from pyrovae.runs import Run
 
@@ -106,7 +107,7 @@ class _Diagnosis:
     def __init__(self, run: Run, num_samples: int) -> None:
         self.run, self.vae, self.num_samples, self.seed = run, run.vae, num_samples, run.options.seed
         self.x, train = run.dataset.test, run.dataset.train
-        self.train = train.draw(torch.Generator().manual_seed(self.seed)) if hasattr(train, "draw") else train
+        self.train = train.draw(torch.Generator().manual_seed(self.seed)) if isinstance(train, Drawn) else train
         self.found: dict[str, Any] = {}
         self.sentences: list[str] = []
 
@@ -247,8 +248,8 @@ class _Diagnosis:
 
     def ranks(self, s: Section) -> None:
         """Simulation-based calibration."""
-        found = diagnostics.calibration(self.vae, seed=self.seed)
-        n, bins = len(found.ranks), 20
+        n, draws, bins = 1000, 199, 20
+        found = diagnostics.calibration(self.vae, n, draws, bins, seed=self.seed)
         s.numbers["least p-value of the ranks"] = Number(
             found.p_value.min().item(), f"of {len(found.p_value)} dimensions; uniform ranks if q(z | x) is p(z | x)"
         )
@@ -256,7 +257,7 @@ class _Diagnosis:
         for level, coverage, error in rows:
             s.numbers[f"coverage of {level:.0%}"] = Number(coverage, "share of z in their credible intervals", error)
         spread = 2.58 * math.sqrt(n / bins * (1 - 1 / bins))  # 99 % of a binomial count, about
-        s.figures["ranks"] = plots.rank_histograms(found.ranks, 199, (n / bins - spread, n / bins + spread), bins)
+        s.figures["ranks"] = plots.rank_histograms(found.ranks, draws, (n / bins - spread, n / bins + spread), bins)
 
     def information(self, s: Section) -> None:
         """The rate and its parts."""
@@ -378,6 +379,7 @@ class _Diagnosis:
                 found.get("bad_k_share"),
             )
         section.sentences += self.sentences
+        section.sentences = section.sentences or ["No verdict: what it takes was left out, the sections tell why."]
         return section
 
 

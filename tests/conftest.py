@@ -1,4 +1,5 @@
 import builtins
+import gc
 import io
 import urllib.request
 from urllib.error import URLError
@@ -36,6 +37,16 @@ def pytest_collection_modifyitems(items):
         return next((i for i, name in enumerate(LONG) if name in item.nodeid), len(LONG))
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish():
+    """What is there by now stays: without this the garbage collector goes through all of it time and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

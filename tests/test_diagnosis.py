@@ -113,3 +113,10 @@ def test_numbers_are_shown_to_the_second_digit_of_their_error():
     shown = re.findall(r'<td class="value">(.*?)</td>', text)
     assert shown == ["-23.042 ± 0.012", "2 ± 150", "0.1235", "unknown", "5"]
     assert diagnosis.to_dict([Section("S", "?", numbers=numbers)])["S"]["numbers"]["d"]["value"] is None
+
+
+def test_a_point_has_no_bound_and_the_page_says_so(tmp_path):
+    found = diagnosed(trained(tmp_path / "run", "--encoder", "Delta", "--latent_dim", "2", "--epochs", "1"))
+    assert found["Verdict"].sentences[0].startswith("No verdict")
+    assert any("has no density" in sentence for sentence in found["Posteriors"].sentences)
+    assert "unknown" in page("A run", [*found.values()])

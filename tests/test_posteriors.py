@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pyrovae import VAE, encoders, networks
 from pyrovae.diagnostics import posteriors
 from pyrovae.exact import LinearGaussian
 
@@ -37,6 +38,13 @@ def test_resampled_draws_are_of_the_true_posterior_where_the_encoder_is_off():
     off = found.draws.mean(1) - exact.mean
     assert off.abs().min() > 0.2
     assert (found.resampled.mean(1) - exact.mean).abs().max() < 0.05
+
+
+def test_a_point_is_refused():
+    model = LinearGaussian(1, data_dim=3)
+    vae = VAE(model.vae.prior, model.vae.likelihood, encoders.Delta(networks.MLP(3, 1).double()))
+    with pytest.raises(ValueError, match="no density"):
+        posteriors(vae, model.sample(2))
 
 
 def test_other_latent_variables_are_refused():

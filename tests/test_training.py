@@ -1,4 +1,5 @@
 import csv
+import gc
 import math
 import signal
 import time
@@ -668,3 +669,15 @@ def test_no_epoch_begins_that_would_end_after_the_time_is_up(monkeypatch, tmp_pa
     assert train(make_vae(), make_data())["seconds"] == [5, 5, 5]
     assert len(train(make_vae(), make_data(), max_seconds=26, resume=True)) == 5  # what was trained before counts
     assert len(quiet(make_vae(), make_data(), epochs=100, max_seconds=1)) == 1
+
+
+def test_the_garbage_collector_is_left_as_it_was():
+    frozen = gc.get_freeze_count() > 0
+    fit(make_vae(), make_data(), epochs=1, progress=False)
+    assert (gc.get_freeze_count() > 0) == frozen
+    gc.unfreeze()
+    try:
+        fit(make_vae(), make_data(), epochs=1, progress=False)
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()  # as tests have it, for their speed

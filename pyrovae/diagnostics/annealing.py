@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pyrovae.check import unvalidated
 from pyrovae.diagnostics.unconstrained import unconstrained
 from pyrovae.draws import is_point, scores_any
-from pyrovae.evaluation import decoded_size, evaluating
+from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
 from pyrovae.rng import isolated
 from pyrovae.sites import family
 from pyrovae.vae import VAE
@@ -30,7 +30,6 @@ __all__ = ["AIS", "BDMC", "Agreement", "agreement", "ais", "bdmc", "linear_sched
 Start = Literal["prior", "posterior"]
 Schedule = Callable[[int], Tensor]
 
-_CHUNK = 2**22  # numbers in a decoded tensor at a time, 16 MiB in float32
 _PILOTS = 8  # chains of the preliminary run
 _WARM_UP = 30  # transitions at b = 0, in which step sizes are found from 1
 _GAIN = 0.3  # of a log step size, for an acceptance above the target

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.draws import scores_any
+from pyrovae.draws import is_point, scores_any
 from pyrovae.evaluation import evaluating
 from pyrovae.quadrature import grid_posterior
 from pyrovae.rng import isolated
@@ -64,8 +64,8 @@ def posteriors(
     with evaluating(vae), isolated(seed, "posteriors"):
         x = x.to(next(vae.parameters()))
         q = vae.encode(x)
-        if not scores_any(q):
-            raise ValueError(f"q(z | x) ({family(q)}) gives no density of a z that it did not draw")
+        if is_point(q) or not scores_any(q):
+            raise ValueError(f"q(z | x) ({family(q)}) has no density at a z that it did not draw")
         guide = q.log_prob(grid.z.to(x)[:, None]).exp().T  # (n, G)
         z = q.sample((_PROPOSALS * num_draws,))  # (50 K, n, D)
         log_weight = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x) - q.log_prob(z)

@@ -7,15 +7,13 @@ import torch
 from torch import Tensor
 
 from pyrovae.check import unvalidated
-from pyrovae.evaluation import decoded_size, evaluating
+from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
 __all__ = ["COUNTS", "IMAGES", "TABLES", "Check", "predictive_checks", "replicate", "statistics_of"]
 
 Statistic = Callable[[Tensor], Tensor]  # of data `(N, *event)`, a number
-
-_CHUNK = 2**22  # numbers in a decoded tensor at a time, 16 MiB in float32
 
 
 class Check(NamedTuple):
