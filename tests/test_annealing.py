@@ -10,7 +10,7 @@ from scipy.stats import beta, chi2, ks_2samp, norm
 from torch import nn
 
 from pyrovae import VAE, encoders, evaluation, exact, known, likelihoods, networks, priors
-from pyrovae.diagnostics import annealing
+from pyrovae.diagnostics import chains
 from pyrovae.diagnostics.annealing import agreement, ais, bdmc, linear_schedule, sigmoidal_schedule
 from pyrovae.diagnostics.unconstrained import unconstrained
 from pyrovae.distributions import relaxed
@@ -72,16 +72,16 @@ def test_a_single_chains_weight_has_mean_p_x():
 
 def test_step_sizes_do_not_follow_the_chains_that_take_them(monkeypatch):
     model, steps = linear(), []
-    original = annealing._Annealing._move
+    original = chains.Chains._move
     monkeypatch.setattr(
-        annealing._Annealing, "_move", lambda self, s, b, step: (steps.append(step), original(self, s, b, step))[1]
+        chains.Chains, "_move", lambda self, s, b, step: (steps.append(step), original(self, s, b, step))[1]
     )
 
     def taken(run, *args, start):
         """The step sizes of a run's own chains, `(temperatures, N)`."""
         steps.clear()
         run(model.vae, *args, num_temperatures=6, num_leapfrog=2, start=start)
-        return torch.stack(steps[annealing._WARM_UP + 7 :])
+        return torch.stack(steps[chains._WARM_UP + 7 :])
 
     x = model.sample(5)
     for start in ("prior", "posterior"):
@@ -344,11 +344,9 @@ def test_a_single_simulated_datum_and_estimates_of_other_data_are_refused():
 def test_data_and_chains_are_run_in_chunks(monkeypatch):
     model, rows = linear(), []
     x = model.sample(4)
-    original = annealing._Annealing._terms
-    monkeypatch.setattr(annealing, "_CHUNK", 4 * 100)
-    monkeypatch.setattr(
-        annealing._Annealing, "_terms", lambda self, u: (rows.append(u[..., 0].numel()), original(self, u))[1]
-    )
+    original = chains.Chains._terms
+    monkeypatch.setattr(chains, "_CHUNK", 4 * 100)
+    monkeypatch.setattr(chains.Chains, "_terms", lambda self, u: (rows.append(u[..., 0].numel()), original(self, u))[1])
     for num_chains in (40, 250):
         found = ais(model.vae, x, num_chains=num_chains, num_temperatures=6, num_leapfrog=2)
         assert max(rows) <= 100

@@ -14,6 +14,7 @@ from pyrovae.diagnostics.calibration import Calibration, calibration
 from pyrovae.diagnostics.collapse import Collapse, EffectiveBeta, collapse, effective_beta, verdict
 from pyrovae.diagnostics.frechet import frechet_distance, principal_components
 from pyrovae.diagnostics.gaps import Gaps, gaps
+from pyrovae.diagnostics.hmc import HMC, hmc
 from pyrovae.diagnostics.information import Information, information
 from pyrovae.diagnostics.posteriors import Posteriors, posteriors
 from pyrovae.diagnostics.predictive import Check, predictive_checks, replicate
@@ -24,6 +25,7 @@ from pyrovae.diagnostics.two_sample import two_sample
 __all__ = [
     "AIS",
     "BDMC",
+    "HMC",
     "Agreement",
     "Calibration",
     "Check",
@@ -43,6 +45,7 @@ __all__ = [
     "effective_beta",
     "frechet_distance",
     "gaps",
+    "hmc",
     "information",
     "latent_means",
     "linear_schedule",

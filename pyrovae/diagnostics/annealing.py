@@ -3,37 +3,24 @@
 Chains move along f_b(z) = f_0(z)^(1 - b) p(x, z)^b, from f_0 = p(z) or q(z | x) at the inverse temperature b = 0 to the
 posterior at b = 1, by Hamiltonian Monte Carlo, and collect log w = sum_t (b_(t+1) - b_t) log(p(x, z_t) / f_0(z_t)).
 From draws of f_0 the mean of w is p(x); from draws of p(z | x), and backwards, the mean of 1 / w is 1 / p(x). Both are
-exact for any number of temperatures as long as no step size depends on the chain that takes it: step sizes come from
-chains of their own, in a preliminary run, and stay as they are.
+exact for any number of temperatures as long as no step size depends on the chain that takes it, and none does
+(`chains.Chains`).
 """
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.check import unvalidated
+from pyrovae.diagnostics.chains import Schedule, Start, chains
 from pyrovae.diagnostics.unconstrained import unconstrained
-from pyrovae.draws import is_point, scores_any
-from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
+from pyrovae.evaluation import evaluating
 from pyrovae.rng import isolated
-from pyrovae.sites import family
 from pyrovae.vae import VAE
 
 __all__ = ["AIS", "BDMC", "Agreement", "agreement", "ais", "bdmc", "linear_schedule", "sigmoidal_schedule"]
-
-Start = Literal["prior", "posterior"]
-Schedule = Callable[[int], Tensor]
-
-_PILOTS = 8  # chains of the preliminary run
-_WARM_UP = 30  # transitions at b = 0, in which step sizes are found from 1
-_GAIN = 0.3  # of a log step size, for an acceptance above the target
-_JITTER = 0.2  # share by which steps vary: else a trajectory can close on itself, and acceptance falls all at once
 
 
 class AIS(NamedTuple):
@@ -153,12 +140,11 @@ def ais(
         >>> bool(((estimate.value - model.log_likelihood(x)).abs() < 5 * estimate.std_error).all())
         True
     """
+    options = num_chains, num_temperatures, schedule, start, num_leapfrog, target_acceptance, seed, "ais"
     found = []
-    for annealing in _annealings(
-        vae, x, 1, num_chains, num_temperatures, schedule, start, num_leapfrog, target_acceptance, seed, "ais"
-    ):
-        log_weight, acceptance = annealing.forwards()
-        found.append([*_log_mean(log_weight), acceptance])
+    for batch in chains(vae, x, *options, num_transitions=num_temperatures):
+        ends = batch.forwards()
+        found.append([*log_mean(ends.log_weight), ends.acceptance])
     return AIS(*map(torch.cat, zip(*found, strict=True)))
 
 
@@ -219,17 +205,15 @@ def bdmc(
         prior = unconstrained(vae.prior())
         u = prior.density.sample((num_data,))
         x = vae.likelihood(prior.to_z(u)).sample()
+    options = num_chains, num_temperatures, schedule, start, num_leapfrog, target_acceptance, seed, "bdmc"
     found, done = [], 0
-    for annealing in _annealings(
-        vae, x, 2, num_chains, num_temperatures, schedule, start, num_leapfrog, target_acceptance, seed, "bdmc"
-    ):
-        log_weight, accepted = annealing.forwards()
-        lower, lower_std_error, _ = _log_mean(log_weight)
-        size = len(lower)
-        log_weight, accepted_back = annealing.backwards(u[done : done + size])
-        minus_upper, upper_std_error, _ = _log_mean(log_weight)
-        found.append([lower, lower_std_error, -minus_upper, upper_std_error, (accepted + accepted_back) / 2])
-        done += size
+    for batch in chains(vae, x, *options, num_transitions=2 * num_temperatures):
+        there, back = batch.forwards(), batch.backwards(u[done : done + len(batch.x)])
+        lower, lower_std_error, _ = log_mean(there.log_weight)
+        minus_upper, upper_std_error, _ = log_mean(back.log_weight)
+        acceptance = (there.acceptance + back.acceptance) / 2
+        found.append([lower, lower_std_error, -minus_upper, upper_std_error, acceptance])
+        done += len(batch.x)
     lower, lower_std_error, upper, upper_std_error, acceptance = map(torch.cat, zip(*found, strict=True))
     gap = upper - lower
     gap_std_error = gap.std() / math.sqrt(num_data)
@@ -267,7 +251,7 @@ def agreement(first: Estimate, second: Estimate) -> Agreement:
     return Agreement(first.value - second.value, torch.hypot(first.std_error.double(), second.std_error.double()))
 
 
-def _log_mean(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def log_mean(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log of the mean weight of K chains `(K, N)`, its standard error and the effective number of chains, `(N,)`."""
     k = len(log_weight)
     first, second = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
@@ -275,181 +259,3 @@ def _log_mean(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Var(mean w) / (mean w)^2 = (K sum w^2 / (sum w)^2 - 1) / (K - 1)
     std_error = ((k / ess - 1).clamp(min=0) / (k - 1)).sqrt() if k > 1 else torch.full_like(ess, math.nan)
     return first - math.log(k), std_error, ess
-
-
-class _State(NamedTuple):
-    """Where K chains for each of N data are, and what is known there."""
-
-    u: Tensor  # (K, N, n)
-    log_start: Tensor  # log f_0, (K, N)
-    log_ratio: Tensor  # log f_1 / f_0, (K, N)
-    start_gradient: Tensor  # of log f_0 by u, (K, N, n)
-    ratio_gradient: Tensor  # of log f_1 / f_0 by u, (K, N, n)
-
-    def log_density(self, b: float) -> Tensor:
-        """Log f_b, `(K, N)`."""
-        return self.log_start + b * self.log_ratio
-
-    def gradient(self, b: float) -> Tensor:
-        """Of log f_b by u, `(K, N, n)`."""
-        return self.start_gradient + b * self.ratio_gradient
-
-
-class _Annealing:
-    """Chains for a batch of data along f_b(u) = f_0(u)^(1 - b) f_1(u)^b, f_1(u) = p(x, u), z = t(u).
-
-    On construction step sizes are set by a preliminary run.
-    """
-
-    def __init__(
-        self,
-        vae: VAE,
-        x: Tensor,
-        groups: list[int],
-        temperatures: list[float],
-        start: Start,
-        num_leapfrog: int,
-        target_acceptance: float,
-        bar: tqdm,
-    ) -> None:
-        self.likelihood, self.x = vae.likelihood, x
-        self.groups, self.temperatures, self.num_leapfrog, self.bar = groups, temperatures, num_leapfrog, bar
-        self.prior, self.to_z = unconstrained(vae.prior())
-        self.posterior = _posterior(vae, x, self.to_z) if start == "posterior" else None
-        self.steps = self._tuned(target_acceptance)  # (N,) for each temperature
-
-    def forwards(self) -> tuple[Tensor, Tensor]:
-        """Log w of chains from f_0, `(K, N)`, and their acceptance, `(N,)`."""
-        log_weight, acceptance = self._along(self._draw, self.temperatures, self.steps)
-        return log_weight.nan_to_num(nan=-math.inf), acceptance  # a start without a density has no weight
-
-    def backwards(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Log 1 / w of chains from draws u of p(u | x), `(N, n)`: `(K, N)`, and their acceptance, `(N,)`."""
-        return self._along(lambda k: u.expand(k, *u.shape), self.temperatures[::-1], self.steps[::-1])
-
-    def _along(
-        self, draw: Callable[[int], Tensor], temperatures: list[float], steps: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Log-weights `(K, N)` and acceptance `(N,)` of chains that start from K draws, through the temperatures."""
-        log_weights, total = [], 0
-        for k in self.groups:
-            state, log_weight = self._at(draw(k)), 0
-            for b, following, step in zip(temperatures, temperatures[1:], steps, strict=False):
-                state, probability = self._move(state, b, step)
-                log_weight = log_weight + (following - b) * state.log_ratio.double()
-                total = total + probability.double().sum(0)
-            log_weights.append(log_weight)
-        return torch.cat(log_weights), total / (sum(self.groups) * (len(temperatures) - 1))
-
-    def _tuned(self, target: float) -> list[Tensor]:
-        """For each temperature, the step size of each datum, `(N,)`, from chains that are used for nothing else."""
-        state = self._at(self._draw(_PILOTS))
-        log_step, steps = torch.zeros_like(state.log_start[0]), []
-        for b in self.temperatures[:1] * _WARM_UP + self.temperatures:
-            state, probability = self._move(state, b, log_step.exp())
-            log_step = log_step + _GAIN * (probability.mean(0) - target)
-            steps.append(log_step.exp())
-        return steps[_WARM_UP:]
-
-    def _move(self, state: _State, b: float, step: Tensor) -> tuple[_State, Tensor]:
-        """A transition that leaves f_b as it is, and is its own reverse; the probability to accept it, `(K, N)`."""
-        log_density = state.log_density(b)
-        epsilon = (step * (1 + _JITTER * (2 * torch.rand_like(log_density) - 1)))[..., None]  # (K, N, 1)
-        momentum = torch.randn_like(state.u)
-        u, p = state.u, momentum + epsilon / 2 * state.gradient(b)
-        for _ in range(self.num_leapfrog - 1):
-            u = u + epsilon * p
-            p = p + epsilon * self._gradient(u, b)
-        new = self._at(u + epsilon * p)
-        p = p + epsilon / 2 * new.gradient(b)
-        log_odds = new.log_density(b) - log_density - (p.square() - momentum.square()).sum(-1) / 2
-        probability = torch.where(log_odds.isfinite(), log_odds.clamp(max=0).exp(), 0.0)
-        accepted = torch.rand_like(probability) < probability
-        self.bar.update(accepted.numel())
-        chosen = [
-            torch.where(accepted if t.dim() == 2 else accepted[..., None], t, s)
-            for t, s in zip(new, state, strict=True)
-        ]
-        return _State(*chosen), probability
-
-    def _draw(self, k: int) -> Tensor:
-        """Draws of f_0, `(k, N, n)`."""
-        return self.prior.sample((k, len(self.x))) if self.posterior is None else self.posterior.sample((k,))
-
-    @torch.enable_grad()
-    def _at(self, u: Tensor) -> _State:
-        """What is known at u `(K, N, n)`."""
-        u = u.detach().requires_grad_()
-        terms = self._terms(u)
-        gradients = [torch.autograd.grad(t.sum(), u, retain_graph=True, materialize_grads=True)[0] for t in terms]
-        return _State(u.detach(), *(t.detach() for t in terms), *gradients)
-
-    @torch.enable_grad()
-    def _gradient(self, u: Tensor, b: float) -> Tensor:
-        """Of log f_b by u, `(K, N, n)`."""
-        u = u.detach().requires_grad_()
-        log_start, log_ratio = self._terms(u)
-        return torch.autograd.grad((log_start + b * log_ratio).sum(), u)[0]
-
-    def _terms(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Log f_0 and log f_1 / f_0, `(K, N)` each."""
-        log_prior, log_likelihood = self.prior.log_prob(u), self.likelihood(self.to_z(u)).log_prob(self.x)
-        if self.posterior is None:
-            return log_prior, log_likelihood
-        log_posterior = self.posterior.log_prob(u)
-        return log_posterior, log_prior + log_likelihood - log_posterior
-
-
-def _posterior(vae: VAE, x: Tensor, to_z: Callable[[Tensor], Tensor]) -> TorchDistribution:
-    """q(u | x) in the coordinates of p(u)."""
-    q = vae.encode(x)
-    use = 'start="prior"'
-    if is_point(q):
-        raise ValueError(f"q(z | x) ({family(q)}) is a point, which has no density to start from: use {use}")
-    if not scores_any(q):
-        raise ValueError(f"q(z | x) ({family(q)}) has a density at its own draws alone, but chains move on: use {use}")
-    density, q_to_z = unconstrained(q, "q(z | x)")
-    if q_to_z != to_z:
-        raise ValueError(f"q(z | x) ({family(q)}) and p(z) have no unconstrained coordinates in common: use {use}")
-    return density
-
-
-def _annealings(
-    vae: VAE,
-    x: Tensor,
-    ways: int,
-    num_chains: int,
-    num_temperatures: int,
-    schedule: Schedule,
-    start: Start,
-    num_leapfrog: int,
-    target_acceptance: float,
-    seed: int,
-    purpose: str,
-) -> Iterator[_Annealing]:
-    """Chains for each batch of data, to be run so many ways, under a seed."""
-    for name, number in [
-        ("num_chains", num_chains),
-        ("num_temperatures", num_temperatures),
-        ("num_leapfrog", num_leapfrog),
-    ]:
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, not {number}")
-    if not 0 < target_acceptance < 1:
-        raise ValueError(f"target_acceptance must be between 0 and 1, not {target_acceptance}")
-    if start not in ("prior", "posterior"):
-        raise ValueError(f'start is "prior" or "posterior", not {start!r}')
-    temperatures = schedule(num_temperatures).tolist()
-    rises = all(b < following for b, following in itertools.pairwise(temperatures))
-    if len(temperatures) != num_temperatures + 1 or temperatures[0] != 0 or temperatures[-1] != 1 or not rises:
-        raise ValueError(f"a schedule rises from 0 to 1 in {num_temperatures} steps, but this one gives {temperatures}")
-    vae.check(x)
-    rows = max(_CHUNK // decoded_size(vae, x), 1)
-    groups = [min(rows, num_chains - first) for first in range(0, num_chains, rows)]
-    transitions = _PILOTS * (_WARM_UP + num_temperatures + 1) + ways * num_chains * num_temperatures
-    # What takes long shows how far it is, on a terminal, and how fast.
-    bar = tqdm(total=len(x) * transitions, unit=" transitions", unit_scale=True, delay=3, disable=None, leave=None)
-    with evaluating(vae), isolated(seed, purpose), unvalidated(), bar:
-        for batch in x.split(max(rows // max(num_chains, _PILOTS), 1)):
-            batch = batch.to(next(vae.parameters()).device)
-            yield _Annealing(vae, batch, groups, temperatures, start, num_leapfrog, target_acceptance, bar)
