@@ -357,14 +357,20 @@ class _Diagnosis:
 
     def posteriors(self, s: Section) -> None:
         """Posteriors of one or two dimensions, drawn."""
-        if self.run.options.latent_dim > 2:
+        latent_dim = self.run.options.latent_dim
+        if latent_dim > 2:
             s.sentences.append("They are drawn for one and two latent dimensions.")
             return
         x = self.x[:_PICTURES]
-        found = diagnostics.posteriors(self.vae, x, seed=self.seed)
+        found = diagnostics.posteriors(self.vae, x, num_points=2001 if latent_dim == 1 else 201, seed=self.seed)
         images = x if x.dim() == 4 and x.shape[1] in (1, 3) else None
-        draws = {"importance-resampled": found.resampled}
-        s.figures["posteriors"] = plots.posteriors(found.nodes, found.truth, {"q(z | x)": found.guide}, draws, images)
+        lines = {"q(z | x)": found.guide, "q*, its best": found.refined}
+        points = {"importance-resampled": found.resampled, "HMC": found.hmc}
+        if found.guide is None:
+            points = {"q(z | x)": found.draws, **points}
+        s.figures["posteriors"] = plots.posteriors(
+            found.nodes, found.truth, {name: q for name, q in lines.items() if q is not None}, points, images
+        )
 
     def verdict(self) -> Section:
         """All of it in words."""

@@ -270,7 +270,7 @@ def posteriors(
         truth: the density p(z | x) on the grid, `(n, G_1)` or `(n, G_1, G_2)`, in colour.
         guides: other densities on it by name, as lines.
         draws: draws by name, `(n, K, D)`, as points; of one dimension, as small lines below.
-        x: the data, `(n, C, H, W)`, if they are images, shown in the panels' corners.
+        x: the data, `(n, C, H, W)`, if they are images, shown above the panels.
 
     Example:
         >>> z = torch.linspace(-3, 3, 50)
@@ -281,7 +281,7 @@ def posteriors(
     columns = min(len(truth), 4)
     rows = -(-len(truth) // columns)
     colors = dict(zip([*guides, *draws], ("tab:red", "tab:orange", "black", "tab:green", "tab:purple"), strict=False))
-    figure = Figure(figsize=(1 + 3.4 * columns + 2.5, 0.6 + 3.4 * rows), layout="constrained")
+    figure = Figure(figsize=(1 + 3.4 * columns + 2.5, 0.6 + (3.4 if x is None else 4.0) * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(truth) :]:
         axes.set_visible(False)
@@ -290,8 +290,7 @@ def posteriors(
         of_datum = ({name: t[i] for name, t in group.items()} for group in (guides, draws))
         panel(axes, [_array(n) for n in nodes], _array(truth[i]), *of_datum, colors)
         if x is not None:
-            inset = axes.inset_axes((0.0, 0.76, 0.24, 0.24))
-            _montage(inset, x[i][None, None])
+            _montage(axes.inset_axes((0.4, 1.03, 0.2, 0.2)), x[i][None, None])
     figure.suptitle("The true posterior of single data, and what stands for it")
     lines = [Line2D([], [], color="steelblue", linewidth=6, label="p(z | x)")]
     lines += [Line2D([], [], color=colors[name], label=name) for name in guides]
@@ -313,7 +312,7 @@ def _contour_panel(axes: Axes, nodes: list, truth: np.ndarray, guides: dict, dra
         axes.contour(*nodes, q, levels=levels, colors=[colors[name]], linewidths=1.5)
     axes.set(xlabel="$z_1$", ylabel="$z_2$")
     axes.locator_params(nbins=5)
-    seen = np.stack([t / t.max() for t in (truth, *map(_array, guides.values()))]).max(0) > 0.005
+    seen = _seen(truth, guides)
     for d, limit in enumerate((axes.set_xlim, axes.set_ylim)):
         limit(*nodes[d][seen.any(1 - d)][[0, -1]])
 
@@ -326,7 +325,13 @@ def _line_panel(axes: Axes, nodes: list, truth: np.ndarray, guides: dict, draws:
     for i, (name, t) in enumerate(draws.items()):
         place = np.full(len(t), -0.03 * (i + 1) * truth.max())
         axes.plot(_array(t)[:, 0], place, "|", color=colors[name], markersize=7)
-    axes.set(xlabel="z", yticks=[])
+    axes.set(xlabel="z", yticks=[], xlim=nodes[0][_seen(truth, guides)][[0, -1]])
+    axes.locator_params("x", nbins=5)
+
+
+def _seen(truth: np.ndarray, guides: dict) -> np.ndarray:
+    """Where on the grid a density can be seen."""
+    return np.stack([t / t.max() for t in (truth, *map(_array, guides.values()))]).max(0) > 0.005
 
 
 def _array(t: Tensor) -> np.ndarray:

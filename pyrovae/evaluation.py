@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from pyrovae.check import unvalidated
@@ -21,6 +21,7 @@ from pyrovae.densities import log_densities
 from pyrovae.draws import is_point
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
+from pyrovae.sites import base
 from pyrovae.staging import Staged
 from pyrovae.vae import VAE
 
@@ -211,12 +212,19 @@ def kl_per_dimension(vae: VAE, x: Tensor) -> Tensor | None:
         >>> kl_per_dimension(vae, torch.zeros(20, 5)).shape
         torch.Size([2])
     """
+    kl = kl_of_each(vae, x)
+    return None if kl is None else kl.mean(0)
+
+
+def kl_of_each(vae: VAE, x: Tensor) -> Tensor | None:
+    """KL(q(z_d | x) || p(z_d)), `(N, D)`; None where there is none in closed form."""
     with evaluating(vae), isolated(0):  # an encoder may draw
         q, p = vae.encode(x.to(_device(vae))), vae.prior()
-        if is_point(q) or not all(isinstance(d, Independent) and d.reinterpreted_batch_ndims == 1 for d in (q, p)):
+        (q_d, q_n), (p_d, p_n) = base(q), base(p)
+        if is_point(q) or not q_n == p_n == 1:
             return None
         try:
-            return kl_divergence(q.base_dist, p.base_dist.expand(q.base_dist.batch_shape)).mean(0)
+            return kl_divergence(q_d, p_d.expand(q_d.batch_shape))
         except NotImplementedError:  # no closed form for this pair of families
             return None
 

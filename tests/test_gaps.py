@@ -130,7 +130,7 @@ def test_narrow_posteriors_are_found_too():
 
 def test_parts_of_the_data_have_noise_of_their_own(monkeypatch):
     model, x = linear_gaussian()
-    monkeypatch.setattr(import_module("pyrovae.diagnostics.gaps"), "_CHUNK", 2 * 10 * 5)  # two data at a time
+    monkeypatch.setattr(import_module("pyrovae.diagnostics.refined"), "_CHUNK", 2 * 10 * 5)  # two data at a time
     found = gaps(model.vae, x[:1].expand(4, -1), richer=None, num_samples=50, max_steps=50)
     assert len(found.amortised.value.unique()) == 4
     assert found.settled.shape == (4,)

@@ -18,6 +18,7 @@ from pyrovae.diagnostics.hmc import HMC, hmc
 from pyrovae.diagnostics.information import Information, information
 from pyrovae.diagnostics.posteriors import Posteriors, posteriors
 from pyrovae.diagnostics.predictive import Check, predictive_checks, replicate
+from pyrovae.diagnostics.refined import refined
 from pyrovae.diagnostics.reliability import Reliability, reliability
 from pyrovae.diagnostics.representation import classification, disentanglement, latent_means
 from pyrovae.diagnostics.two_sample import two_sample
@@ -52,6 +53,7 @@ __all__ = [
     "posteriors",
     "predictive_checks",
     "principal_components",
+    "refined",
     "reliability",
     "replicate",
     "sigmoidal_schedule",

@@ -142,9 +142,10 @@ def ais(
     """
     options = num_chains, num_temperatures, schedule, start, num_leapfrog, target_acceptance, seed, "ais"
     found = []
-    for batch in chains(vae, x, *options, num_transitions=num_temperatures):
-        ends = batch.forwards()
-        found.append([*log_mean(ends.log_weight), ends.acceptance])
+    with chains(vae, x, *options, num_transitions=num_temperatures) as batches:
+        for batch in batches:
+            ends = batch.forwards()
+            found.append([*log_mean(ends.log_weight), ends.acceptance])
     return AIS(*map(torch.cat, zip(*found, strict=True)))
 
 
@@ -207,13 +208,14 @@ def bdmc(
         x = vae.likelihood(prior.to_z(u)).sample()
     options = num_chains, num_temperatures, schedule, start, num_leapfrog, target_acceptance, seed, "bdmc"
     found, done = [], 0
-    for batch in chains(vae, x, *options, num_transitions=2 * num_temperatures):
-        there, back = batch.forwards(), batch.backwards(u[done : done + len(batch.x)])
-        lower, lower_std_error, _ = log_mean(there.log_weight)
-        minus_upper, upper_std_error, _ = log_mean(back.log_weight)
-        acceptance = (there.acceptance + back.acceptance) / 2
-        found.append([lower, lower_std_error, -minus_upper, upper_std_error, acceptance])
-        done += len(batch.x)
+    with chains(vae, x, *options, num_transitions=2 * num_temperatures) as batches:
+        for batch in batches:
+            there, back = batch.forwards(), batch.backwards(u[done : done + len(batch.x)])
+            lower, lower_std_error, _ = log_mean(there.log_weight)
+            minus_upper, upper_std_error, _ = log_mean(back.log_weight)
+            acceptance = (there.acceptance + back.acceptance) / 2
+            found.append([lower, lower_std_error, -minus_upper, upper_std_error, acceptance])
+            done += len(batch.x)
     lower, lower_std_error, upper, upper_std_error, acceptance = map(torch.cat, zip(*found, strict=True))
     gap = upper - lower
     gap_std_error = gap.std() / math.sqrt(num_data)

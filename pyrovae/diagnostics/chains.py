@@ -7,6 +7,7 @@ it, so that each transition leaves f_b as it is.
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -74,13 +75,14 @@ class Chains:
         start: Start,
         num_leapfrog: int,
         target_acceptance: float,
+        settle: int,
         bar: tqdm,
     ) -> None:
         self.likelihood, self.x = vae.likelihood, x
         self.groups, self.temperatures, self.num_leapfrog, self.bar = groups, temperatures, num_leapfrog, bar
         self.prior, self.to_z = unconstrained(vae.prior())
         self.posterior = _posterior(vae, x, self.to_z) if start == "posterior" else None
-        self.steps = self._tuned(target_acceptance)  # (N,) for each temperature
+        *self.steps, self.last_step = self._tuned(target_acceptance, settle)  # (N,) each, of steps one a temperature
 
     def forwards(self) -> _Ends:
         """From draws of f_0 to p(x, u); log w of a start without a density is -inf."""
@@ -94,7 +96,7 @@ class Chains:
     def onwards(self, u: Tensor, num_transitions: int) -> _Ends:
         """From u `(K, N, n)`, so many transitions that leave p(u | x) as it is."""
         starts = iter(u.split(self.groups))
-        return self._along(lambda _: next(starts), [1.0] * (num_transitions + 1), self.steps[-1:] * num_transitions)
+        return self._along(lambda _: next(starts), [1.0] * (num_transitions + 1), [self.last_step] * num_transitions)
 
     def _along(self, draw: Callable[[int], Tensor], temperatures: list[float], steps: list[Tensor]) -> _Ends:
         """The ends of chains that start from K draws, through the temperatures."""
@@ -110,15 +112,18 @@ class Chains:
         acceptance = total / (sum(self.groups) * (len(temperatures) - 1))
         return _Ends(torch.cat(ends), torch.cat(log_weights), acceptance)
 
-    def _tuned(self, target: float) -> list[Tensor]:
-        """For each temperature, the step size of each datum, `(N,)`, from chains that are used for nothing else."""
+    def _tuned(self, target: float, settle: int) -> list[Tensor]:
+        """For each temperature, and after so many transitions at b = 1, the step size of each datum, `(N,)`.
+
+        They are found by chains that are used for nothing else.
+        """
         state = self._at(self._draw(_PILOTS))
         log_step, steps = torch.zeros_like(state.log_start[0]), []
-        for b in self.temperatures[:1] * _WARM_UP + self.temperatures:
+        for b in [*self.temperatures[:1] * _WARM_UP, *self.temperatures, *self.temperatures[-1:] * settle]:
             state, probability = self._move(state, b, log_step.exp())
             log_step = log_step + _GAIN * (probability.mean(0) - target)
             steps.append(log_step.exp())
-        return steps[_WARM_UP:]
+        return [*steps[_WARM_UP:][: len(self.temperatures)], steps[-1]]
 
     def _move(self, state: _State, b: float, step: Tensor) -> tuple[_State, Tensor]:
         """A transition that leaves f_b as it is, and is its own reverse; the probability to accept it, `(K, N)`."""
@@ -183,6 +188,7 @@ def _posterior(vae: VAE, x: Tensor, to_z: Callable[[Tensor], Tensor]) -> TorchDi
     return density
 
 
+@contextmanager
 def chains(
     vae: VAE,
     x: Tensor,
@@ -195,8 +201,9 @@ def chains(
     seed: int,
     purpose: str,
     num_transitions: int,
-) -> Iterator[Chains]:
-    """Chains for each batch of data, under a seed, each to be moved so many times."""
+    settle: int = 0,
+) -> Iterator[Iterator[Chains]]:
+    """Chains for each batch of data, under a seed, to be moved so often, after pilots that settle at b = 1."""
     for name, number in [
         ("num_chains", num_chains),
         ("num_temperatures", num_temperatures),
@@ -215,10 +222,10 @@ def chains(
     vae.check(x)
     rows = max(_CHUNK // decoded_size(vae, x), 1)
     groups = [min(rows, num_chains - first) for first in range(0, num_chains, rows)]
-    transitions = _PILOTS * (_WARM_UP + num_temperatures + 1) + num_chains * num_transitions
+    transitions = _PILOTS * (_WARM_UP + num_temperatures + 1 + settle) + num_chains * num_transitions
     # What takes long shows how far it is, on a terminal, and how fast.
     bar = tqdm(total=len(x) * transitions, unit=" transitions", unit_scale=True, delay=3, disable=None, leave=None)
+    parts = x.split(max(rows // max(num_chains, _PILOTS), 1))
+    options = groups, temperatures, start, num_leapfrog, target_acceptance, settle, bar
     with evaluating(vae), isolated(seed, purpose), unvalidated(), bar:
-        for batch in x.split(max(rows // max(num_chains, _PILOTS), 1)):
-            batch = batch.to(next(vae.parameters()).device)
-            yield Chains(vae, batch, groups, temperatures, start, num_leapfrog, target_acceptance, bar)
+        yield (Chains(vae, batch.to(next(vae.parameters()).device), *options) for batch in parts)

@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyrovae.check import unvalidated
 from pyrovae.diagnostics.information import Information
 from pyrovae.draws import is_point
-from pyrovae.evaluation import _CHUNK, ActiveUnits, active_units, decoded_size, evaluating, moments
+from pyrovae.evaluation import _CHUNK, ActiveUnits, active_units, decoded_size, evaluating, kl_of_each, moments
 from pyrovae.rng import isolated
-from pyrovae.sites import base, family
+from pyrovae.sites import family
 from pyrovae.supports import describe
 from pyrovae.vae import VAE
 
@@ -85,27 +84,18 @@ def collapse(vae: VAE, x: Tensor, epsilon: Sequence[float] = (0.001, 0.01, 0.1),
         raise ValueError(f"delta must be a share of data, at least 0 and below 1, not {delta}")
     vae.check(x)
     active = active_units(vae, x)  # refuses a single datum
-    kl = _kl_of_each(vae, x)  # (N, D)
+    kl = kl_of_each(vae, x)  # (N, D)
+    if kl is None:
+        with evaluating(vae), isolated(0):
+            families = family(vae.encode(x[:1].to(next(vae.parameters()).device))), family(vae.prior())
+        raise ValueError(
+            "q(z | x) ({}) and p(z) ({}) have no KL of each dimension in closed form: evaluation.active_units counts "
+            "dimensions of any z, diagnostics.information tells what all carry together".format(*families)
+        )
     bounds = kl.new_tensor(epsilon)
     share = (kl < bounds[:, None, None]).double().mean(1)
     std_error = kl.std(0) / math.sqrt(len(kl))
     return Collapse(kl.mean(0), std_error, bounds, delta, share, share >= 1 - delta, active)
-
-
-def _kl_of_each(vae: VAE, x: Tensor) -> Tensor:
-    """KL(q(z_d | x) || p(z_d)), `(N, D)`."""
-    with evaluating(vae), isolated(0):  # an encoder may draw
-        q, p = vae.encode(x.to(next(vae.parameters()).device)), vae.prior()
-        (q_d, q_n), (p_d, p_n) = base(q), base(p)
-        if not is_point(q) and q_n == p_n == 1:
-            try:
-                return kl_divergence(q_d, p_d.expand(q_d.batch_shape))
-            except NotImplementedError:  # no closed form for this pair of families
-                pass
-    raise ValueError(
-        f"q(z | x) ({family(q)}) and p(z) ({family(p)}) have no KL of each dimension in closed form: "
-        f"evaluation.active_units counts dimensions of any z, diagnostics.information tells what all carry together"
-    )
 
 
 def effective_beta(vae: VAE, x: Tensor, num_samples: int = 64, seed: int = 0) -> EffectiveBeta:

@@ -11,6 +11,8 @@ from pyrovae.vae import VAE
 
 __all__ = ["HMC", "hmc"]
 
+_SETTLE = 30  # transitions at p(z | x) in which its step sizes are found
+
 
 class HMC(NamedTuple):
     """Draws of p(z | x) for each of N data, and how well their chains moved."""
@@ -70,14 +72,16 @@ def hmc(
         raise ValueError(f"num_transitions must be at least 1, to part draws that are alike, not {num_transitions}")
     options = num_draws, num_temperatures, sigmoidal_schedule, start, num_leapfrog, target_acceptance, seed, "hmc"
     found = []
-    for batch in chains(vae, x, *options, num_transitions=num_temperatures + num_transitions):
-        ends = batch.forwards()
-        if not ends.log_weight.isfinite().any(0).all():
-            raise ValueError("no chain came to a z at which p(x, z) is finite: see whether the decoder's output is")
-        _, _, ess = log_mean(ends.log_weight)
-        chosen = torch.multinomial(ends.log_weight.T.softmax(1), num_draws, replacement=True).T  # (K, B)
-        u = ends.u.gather(0, chosen[..., None].expand_as(ends.u))
-        ends = batch.onwards(u, num_transitions)
-        found.append((batch.to_z(ends.u), ends.acceptance, ess))
+    moves = num_temperatures + num_transitions
+    with chains(vae, x, *options, num_transitions=moves, settle=_SETTLE) as batches:
+        for batch in batches:
+            ends = batch.forwards()
+            if not ends.log_weight.isfinite().any(0).all():
+                raise ValueError("no chain came to a z at which p(x, z) is finite: see whether the decoder's output is")
+            _, _, ess = log_mean(ends.log_weight)
+            chosen = torch.multinomial(ends.log_weight.T.softmax(1), num_draws, replacement=True).T  # (K, B)
+            u = ends.u.gather(0, chosen[..., None].expand_as(ends.u))
+            ends = batch.onwards(u, num_transitions)
+            found.append((batch.to_z(ends.u), ends.acceptance, ess))
     z, acceptance, ess = zip(*found, strict=True)
     return HMC(torch.cat(z, 1), torch.cat(acceptance), torch.cat(ess))

@@ -3,10 +3,13 @@
 from typing import NamedTuple
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pyrovae.diagnostics.hmc import hmc
+from pyrovae.diagnostics.refined import refined
 from pyrovae.draws import is_point, scores_any
-from pyrovae.evaluation import evaluating
+from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
 from pyrovae.quadrature import grid_posterior
 from pyrovae.rng import isolated
 from pyrovae.sites import family
@@ -22,17 +25,20 @@ class Posteriors(NamedTuple):
 
     nodes: list[Tensor]  # of each dimension of z, rising, each (num_points,)
     truth: Tensor  # p(z | x), (n, *G)
-    guide: Tensor  # q(z | x), (n, *G)
+    guide: Tensor | None  # q(z | x), (n, *G), unless it is a flow that has a density at its own draws alone
+    refined: Tensor | None  # the datum's own best of q's family, (n, *G), if there is one
     draws: Tensor  # of q(z | x), (n, K, D)
     resampled: Tensor  # of q(z | x), 50 for each, resampled with probabilities like p(z | x) / q(z | x), (n, K, D)
+    hmc: Tensor  # of p(z | x), (n, K, D)
 
 
 def posteriors(
     vae: VAE, x: Tensor, num_points: int = 201, limit: float = 6.0, num_draws: int = 200, seed: int = 0
 ) -> Posteriors:
-    """p(z | x) = p(z) p(x | z) / p(x) on a grid of z, with q(z | x), its draws, and draws resampled to be of p(z | x).
+    """p(z | x) = p(z) p(x | z) / p(x) on a grid of z, with q(z | x), the best of its family, and draws of p(z | x).
 
-    Resampled draws are of p(z | x) where q(z | x) reaches: a mode that it leaves out is left out by them.
+    Resampled draws are of p(z | x) where q(z | x) reaches: a mode that it leaves out is left out by them, not by those
+    of Hamiltonian Monte Carlo.
 
     Args:
         vae: the model, of one or two latent dimensions on R^D.
@@ -64,13 +70,35 @@ def posteriors(
     with evaluating(vae), isolated(seed, "posteriors"):
         x = x.to(next(vae.parameters()))
         q = vae.encode(x)
-        if is_point(q) or not scores_any(q):
-            raise ValueError(f"q(z | x) ({family(q)}) has no density at a z that it did not draw")
-        guide = q.log_prob(grid.z.to(x)[:, None]).exp().T  # (n, G)
+        if is_point(q):
+            raise ValueError(f"q(z | x) ({family(q)}) is a point, which has no density")
         z = q.sample((_PROPOSALS * num_draws,))  # (50 K, n, D)
-        log_weight = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x) - q.log_prob(z)
+        log_weight = vae.prior().log_prob(z) - q.log_prob(z)
+        rows = max(_CHUNK // (len(x) * decoded_size(vae, x)), 1)
+        log_weight += torch.cat([vae.likelihood(part).log_prob(x) for part in z.split(rows)])
         chosen = torch.multinomial(log_weight.T.softmax(1), num_draws, replacement=True)  # (n, K)
         resampled = z.movedim(0, 1).gather(1, chosen[..., None].expand(-1, -1, latent_dim))
-    nodes = [grid.z[:, d].unique() for d in range(latent_dim)]
-    tables = (t.unflatten(1, shape) for t in (grid.density, guide.to(grid.density)))
-    return Posteriors(nodes, *tables, z[:num_draws].movedim(0, 1), resampled)
+
+    def on_grid(q: TorchDistribution) -> Tensor | None:
+        if not scores_any(q):
+            return None
+        with torch.no_grad():
+            return q.log_prob(grid.z.to(x)[:, None]).exp().T.unflatten(1, shape).to(grid.density)
+
+    return Posteriors(
+        nodes=[grid.z[:, d].unique() for d in range(latent_dim)],
+        truth=grid.density.unflatten(1, shape),
+        guide=on_grid(q),
+        refined=None if (best := _refined(vae, x, seed)) is None else on_grid(best),
+        draws=z[:num_draws].movedim(0, 1),
+        resampled=resampled,
+        hmc=hmc(vae, x, num_draws, num_temperatures=100, seed=seed).z.movedim(0, 1),
+    )
+
+
+def _refined(vae: VAE, x: Tensor, seed: int) -> TorchDistribution | None:
+    """q*, if the encoder's family has one."""
+    try:
+        return refined(vae, x, seed=seed)
+    except ValueError:  # weights that all data share
+        return None
