@@ -2,12 +2,14 @@
 
 With `--report` it is diagnosed, too: how tight the bounds are, what is to blame, what the latent variables do, and
 whether the model is any good, in one page, `report.html` in the run's folder, and in words at the end of the output.
+With `--export` the latent variables of the first thousand test data are written for ArviZ, to `inference_data.nc`, and
+for TensorBoard, to the folder `projector`.
 """
 
 import json
 from pathlib import Path
 
-from pyrovae import diagnosis, options, page, runs
+from pyrovae import diagnosis, export, options, page, runs
 from pyrovae.files import whole, write_json
 
 
@@ -24,6 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tsne", action="store_true", help="draw the latent means by t-SNE too")
     parser.add_argument("--report", action="store_true", help="diagnose the run and write report.html to its folder")
     parser.add_argument("--json", action="store_true", help="diagnose the run and write report.json to its folder")
+    parser.add_argument("--export", action="store_true", help="write latent variables for ArviZ and TensorBoard")
     choices = parser.parse_args(arguments)
     run, folder = runs.load(choices.run), Path(choices.run)
     num_samples = run.options.num_samples if choices.num_samples is None else choices.num_samples
@@ -36,6 +39,11 @@ def main(arguments: list[str] | None = None) -> None:
         if choices.json:
             write_json(folder / "report.json", diagnosis.to_dict(sections))
         print(*sections[-1].sentences, sep="\n")
+    if choices.export:
+        x, labels = run.dataset.test[:1000], run.dataset.labels and run.dataset.labels.test[:1000]
+        with whole(folder / "inference_data.nc") as path:
+            export.inference_data(run.vae, x, labels=labels, seed=run.options.seed).to_netcdf(path)
+        export.projector(run.vae, x, folder / "projector", labels)
 
 
 if __name__ == "__main__":

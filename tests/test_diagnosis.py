@@ -93,7 +93,9 @@ def test_a_wrong_likelihood_is_told(tmp_path):
 def test_the_command_line_writes_the_page_and_the_same_numbers(tmp_path, capsys):
     trained(tmp_path / "run", "--latent_dim", "1", "--epochs", "1")
     main = runpy.run_path(str(SCRIPTS / "evaluate.py"))["main"]
-    main([str(tmp_path / "run"), "--report", "--json"])
+    main([str(tmp_path / "run"), "--report", "--json", "--export"])
+    assert (tmp_path / "run" / "inference_data.nc").exists()
+    assert (tmp_path / "run" / "projector" / "projector_config.pbtxt").exists()
     texts = [(tmp_path / "run" / f"report.{ending}").read_text() for ending in ("json", "html")]
     report, html, out = json.loads(texts[0]), texts[1], capsys.readouterr().out
     for sentence in report["Verdict"]["sentences"]:
