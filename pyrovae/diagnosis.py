@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import diagnostic_plots as plots
-from pyrovae import diagnostics, evaluation
+from pyrovae import diagnostics, evaluation, known
 from pyrovae.diagnostics.gaps import Mean
 from pyrovae.drawn import Drawn
 from pyrovae.rng import isolated
@@ -192,6 +192,9 @@ class _Diagnosis:
         )
         meaning = f"{self.num_samples} draws of q(z | x) for each datum; a lower bound on average"
         s.numbers["log p(x), importance sampling"] = _mean(estimate.value, estimate.std_error, meaning)
+        if (exact := known.log_likelihood(self.vae, self.x[:_ANNEALED])) is not None:
+            s.numbers["log p(x), exact"] = Number(exact.mean().item(), "in closed form, or as a sum or integral over z")
+            self.found["evidence"] = {"exact": (exact, torch.zeros_like(exact))}
 
     def annealed(self, s: Section) -> None:
         """Annealed importance sampling, beside the other."""
@@ -205,6 +208,7 @@ class _Diagnosis:
         s.numbers["annealed - importance"] = _mean(*difference, "positive: importance sampling misses a part")
         s.figures["log_likelihood"] = plots.evidence(
             {
+                **self.found.get("evidence", {}),
                 "importance sampling": (importance.value.double(), importance.std_error.double()),
                 "annealed": (estimate.value, estimate.std_error),
             }

@@ -53,6 +53,8 @@ def test_all_is_found_of_a_run_and_said_in_words(tmp_path):
         assert section.numbers or section.figures or section.title == "Verdict"
     evidence = found["Evidence"].numbers
     assert evidence["ELBO"].value < evidence["log p(x), importance sampling"].value
+    sampled, exact = evidence["log p(x), importance sampling"], evidence["log p(x), exact"]
+    assert abs(sampled.value - exact.value) < 4 * sampled.std_error + 0.05  # by so few draws the error is uncertain
     parts = found["Latent variables"].numbers
     total = parts["mutual information"].value + parts["aggregate kl"].value
     assert parts["rate"].value == pytest.approx(total, rel=1e-4)
