@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from pyrovae.diagnosis import Number, Section
+from pyrovae.section import Number, Section
 
 __all__ = ["page"]
 

@@ -9,7 +9,7 @@ for TensorBoard, to the folder `projector`.
 import json
 from pathlib import Path
 
-from pyrovae import diagnosis, export, options, page, runs
+from pyrovae import diagnosis, export, options, page, runs, section
 from pyrovae.files import whole, write_json
 
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
             with whole(folder / "report.html") as path:
                 path.write_text(page.page(f"Diagnosis of {folder.resolve().name}", sections), encoding="utf-8")
         if choices.json:
-            write_json(folder / "report.json", diagnosis.to_dict(sections))
+            write_json(folder / "report.json", section.to_dict(sections))
         print(*sections[-1].sentences, sep="\n")
     if choices.export:
         x, labels = run.dataset.test[:1000], run.dataset.labels and run.dataset.labels.test[:1000]

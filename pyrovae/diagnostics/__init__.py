@@ -11,7 +11,8 @@ from pyrovae.diagnostics.annealing import (
     sigmoidal_schedule,
 )
 from pyrovae.diagnostics.calibration import Calibration, calibration
-from pyrovae.diagnostics.collapse import Collapse, EffectiveBeta, collapse, effective_beta, verdict
+from pyrovae.diagnostics.collapse import Collapse, collapse
+from pyrovae.diagnostics.effective_beta import EffectiveBeta, effective_beta
 from pyrovae.diagnostics.frechet import frechet_distance, principal_components
 from pyrovae.diagnostics.gaps import Gaps, gaps
 from pyrovae.diagnostics.hmc import HMC, hmc
@@ -22,6 +23,7 @@ from pyrovae.diagnostics.refined import refined
 from pyrovae.diagnostics.reliability import Reliability, reliability
 from pyrovae.diagnostics.representation import classification, disentanglement, latent_means
 from pyrovae.diagnostics.two_sample import two_sample
+from pyrovae.diagnostics.verdict import Findings, verdict
 
 __all__ = [
     "AIS",
@@ -32,6 +34,7 @@ __all__ = [
     "Check",
     "Collapse",
     "EffectiveBeta",
+    "Findings",
     "Gaps",
     "Information",
     "Posteriors",

@@ -27,6 +27,7 @@ class Calibration(NamedTuple):
     levels: Tensor  # `(C,)`
     coverage: Tensor  # share of the z_d in q's central credible interval of each level, `(C, D)`; levels if calibrated
     std_error: Tensor  # of coverage if it is that of the level, `(C, 1)`
+    mean_std_error: Tensor  # of the mean of coverage over dimensions, which may depend on each other, `(C,)`
 
 
 def calibration(
@@ -82,13 +83,15 @@ def calibration(
     chi_square = ((counts - expected).square() / expected).sum(-1)
     tail = torch.tensor(tails, device=ranks.device).round()[:, None, None]  # (C, 1, 1)
     level = torch.tensor(levels, dtype=torch.double, device=ranks.device)
+    covered = ((ranks >= tail) & (ranks <= num_draws - tail)).double()  # (C, N, D)
     return Calibration(
         ranks=ranks,
         chi_square=chi_square,
         p_value=torch.as_tensor(chdtrc(num_bins - 1, chi_square.cpu().numpy())).to(chi_square),
         levels=level,
-        coverage=((ranks >= tail) & (ranks <= num_draws - tail)).double().mean(1),
+        coverage=covered.mean(1),
         std_error=(level * (1 - level) / num_data).sqrt()[:, None],
+        mean_std_error=covered.mean(2).std(1) / math.sqrt(num_data),
     )
 
 
