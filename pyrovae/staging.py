@@ -13,6 +13,8 @@ import pyro
 import torch
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, fx, nn
+from torch import _guards as guards
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
@@ -298,8 +300,12 @@ def _trace(
         return [o for o in outputs if o is not None]
 
     token, hook = _active.set(tracing), register_module_forward_pre_hook(tracing.meet)
+    # Told of one fake mode, the tracer does not make one for each operation, which takes as long as all else.
+    fake = FakeTensorMode(allow_fallback_kernels=True)
     try:
-        return outputs, _Graph(make_fx(run)(*given), tracing, outputs)
+        with guards.tracing(guards.TracingContext(fake)):
+            graph = make_fx(run)(*given)
+        return outputs, _Graph(graph, tracing, outputs)
     except Exception:
         for state, device in zip(before[0], ("cpu", tracing.device), strict=False):
             torch.cuda.set_rng_state(state, device) if device != "cpu" else torch.set_rng_state(state)
