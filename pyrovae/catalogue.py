@@ -61,10 +61,10 @@ def markdown() -> str:
 
 def text(kinds: tuple[str, ...], width: int = 100) -> str:
     """A list for a terminal, of some kinds."""
-    lines = []
+    lines, found = [], entries()
     for kind in kinds:
         lines.append(f"\n{kind}:")
-        for entry in entries():
+        for entry in found:
             if entry.kind == kind:
                 lines.append(f"  {entry.name}")
                 lines += textwrap.wrap(entry.formula, width, initial_indent="    ", subsequent_indent="    ")

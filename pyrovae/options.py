@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
+from pyrovae import catalogue
+
 __all__ = ["Parser", "command"]
 
 
@@ -17,13 +19,13 @@ class Parser(ArgumentParser):
     A component that is chosen in place of the one by default has its own defaults: the other's do not stick to it.
     """
 
-    catalogue: str = ""  # what the help ends with
+    kinds: tuple[str, ...] = ()  # of components that the help lists at its end
     unstuck: tuple[str, ...] = ()  # names of the options that choose such a component
     _dumping = False
 
     def format_help(self) -> str:
         """The help, with the catalogue at its end."""
-        return super().format_help() + self.catalogue
+        return super().format_help() + (catalogue.text(self.kinds) if self.kinds else "")
 
     def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
         """All default values, as they are before anything is parsed."""

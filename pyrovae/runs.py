@@ -4,6 +4,7 @@
 `metrics.json` the numbers with the protocol of the data, `figures/` what to look at.
 """
 
+import functools
 import inspect
 import itertools
 import sys
@@ -16,7 +17,7 @@ from jsonargparse import ActionYesNo, Namespace
 from pyro.distributions import constraints
 from torch import nn
 
-from pyrovae import catalogue, evaluation
+from pyrovae import evaluation
 from pyrovae.bits import NO_PROBABILITY, bits_per_dimension, log_cell
 from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.data import NAMES, Binarize, Dataset
@@ -116,7 +117,7 @@ def build(
 def prepare(options: Namespace) -> tuple[VAE, Dataset, dict[str, Any]]:
     """A VAE, its data, and all that options describe, by the option's name."""
     with isolated(options.seed, "objective"):  # for a baseline with parameters of its own
-        arguments = vars(parser().instantiate(options))
+        arguments = vars(_reader().instantiate(options))
     return *build(**taken(build, arguments)), arguments
 
 
@@ -131,7 +132,7 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
     vae, dataset, arguments = prepare(options)
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / CONFIG) as path:
-        path.write_text(parser().dump(options, skip_unset=False))
+        path.write_text(_reader().dump(options, skip_unset=False))
     try:
         history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **taken(fit, arguments))
     except Exception:
@@ -176,7 +177,7 @@ def load(folder: str | Path) -> Run:
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"no run in '{folder}': it has no {CONFIG}")
     state = read_checkpoint(folder / CHECKPOINT)
-    options = parser().parse_path(folder / CONFIG)
+    options = _reader().parse_path(folder / CONFIG)
     vae, dataset, _ = prepare(options)
     vae.load_state_dict(state["values"]["best"] or state["parts"]["vae"])
     return Run(vae.eval(), dataset, History(state["values"]["history"]), options)
@@ -238,10 +239,15 @@ def parser() -> Parser:
         }
     )
     parser.unstuck = ("objective", "prior", "likelihood", "encoder", "encoder_network", "decoder_network")
-    parser.catalogue = catalogue.text(
-        ("priors", "likelihoods", "encoders", "networks", "objectives", "gradients", "baselines", "schedules")
-    )
+    components = ("priors", "likelihoods", "encoders", "networks")
+    parser.kinds = (*components, "objectives", "gradients", "baselines", "schedules")
     return parser
+
+
+@functools.cache
+def _reader() -> Parser:
+    """The parser of what was parsed before, made once, as that takes a tenth of a second."""
+    return parser()
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
