@@ -21,6 +21,12 @@ SMALL = {
     "gradients.ScoreFunction": {"baseline": baselines.LeaveOneOut()},  # without one it is too noisy to see it climb
     "networks.MLP": {"hidden": (8,)},
     "networks.GatedMLP": {"hidden": (8,)},
+    "networks.Conv": {"channels": (8, 16), "hidden": 32},
+    "networks.ConvTranspose": {"channels": (16, 8), "hidden": 32},
+    "networks.ResidualConv": {"channels": (8, 16)},
+    "networks.ResidualConvTranspose": {"channels": (16, 8)},
+    "networks.Recurrent": {"hidden": 16},
+    "networks.RecurrentTranspose": {"hidden": 16},
 }
 
 
