@@ -4,6 +4,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyrovae import VAE, encoders, likelihoods, networks, priors
 from pyrovae.distributions import mixture
 from pyrovae.distributions.mixture import Mixture
 
@@ -70,3 +71,18 @@ def test_components_that_are_not_normal_are_mixed_as_ever():
     assert torch.equal(
         Mixture(weights, components).log_prob(z), dist.MixtureSameFamily(weights, components).log_prob(z)
     )
+
+
+def test_a_vamp_prior_s_components_count_as_normals():
+    """They are of this library's class, not of Pyro's."""
+    encoder = encoders.DiagonalNormal(networks.MLP(5, 4))
+    vae = VAE(priors.VampPrior(2, components=C), likelihoods.Bernoulli(networks.MLP(2, 5)), encoder)
+    assert mixture._are_normals(vae.prior().component_distribution)
+
+
+def test_gradients_of_points_alone_are_those_of_all():
+    given = parameters()
+    z = torch.randn(6, D, dtype=torch.float64, requires_grad=True)
+    p, fixed = made(Mixture, *given), made(Mixture, *(t.detach() for t in given))
+    (found,), (expected,) = (torch.autograd.grad(of.log_prob(z).sum(), z) for of in (fixed, p))
+    assert torch.equal(found, expected)

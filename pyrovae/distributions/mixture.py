@@ -6,10 +6,13 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent
+
+from pyrovae.distributions.normal import Normal
 
 __all__ = ["Mixture"]
 
+_NORMALS = (Normal, dist.Normal, torch.distributions.Normal)
 _CHUNK = 2**21  # numbers of a table of points, components and dimensions at a time
 
 
@@ -49,7 +52,7 @@ class Mixture(dist.MixtureSameFamily):
 def _are_normals(components: torch.distributions.Distribution) -> bool:
     return (
         isinstance(components, Independent)
-        and type(components.base_dist) in (Normal, dist.Normal)
+        and type(components.base_dist) in _NORMALS
         and components.base_dist.loc.dim() == 2
     )
 
@@ -65,19 +68,23 @@ class _SquaredDistances(torch.autograd.Function):
         ctx.save_for_backward(z, loc, precision)
         result = z.new_empty(len(z), len(loc))
         rows = max(_CHUNK // loc.numel(), 1)
+        loc, precision = loc.mT.contiguous(), precision.mT.contiguous()  # (D, C): sums side by side are fast
         for part, out in zip(z.split(rows), result.split(rows), strict=True):
-            d = part.unsqueeze(1) - loc
+            d = part.unsqueeze(-1) - loc
             d *= precision
-            out.copy_(torch.linalg.vecdot(d, d))
+            out.copy_(d.square_().sum(1))
         return result
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         z, loc, precision = ctx.saved_tensors
         a = precision.square()
+        of_points = 2 * (z * (g @ a) - g @ (a * loc))
+        if not any(ctx.needs_input_grad[1:]):  # as for chains of z
+            return of_points, None, None
         of_z, of_square, total = g.T @ z, g.T @ z.square(), g.sum(0).unsqueeze(-1)  # sums over points, (C, D) or (C, 1)
         return (
-            2 * (z * (g @ a) - g @ (a * loc)),
+            of_points,
             -2 * a * (of_z - total * loc),
             2 * precision * (of_square - 2 * loc * of_z + total * loc.square()),
         )
