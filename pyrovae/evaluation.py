@@ -25,7 +25,17 @@ from pyrovae.sites import base
 from pyrovae.staging import Staged
 from pyrovae.vae import VAE
 
-__all__ = ["active_units", "bounds", "elbo", "kl_per_dimension", "log_likelihood", "metrics", "scores"]
+__all__ = [
+    "active_units",
+    "bounds",
+    "elbo",
+    "kl_per_dimension",
+    "log_likelihood",
+    "log_mean_weight",
+    "metrics",
+    "scores",
+    "std_error",
+]
 
 _CHUNK = 2**22  # numbers in a decoded tensor at a time, 16 MiB in float32
 
@@ -43,7 +53,7 @@ class LogLikelihood(NamedTuple):
     """Importance sampling estimates of log p(x), for each datum, each `(N,)`."""
 
     value: Tensor  # log p(x), in nats
-    std_error: Tensor  # of value, from K draws, by the delta method
+    std_error: Tensor  # of value, from K draws, by the delta method; NaN for K = 1
     ess: Tensor  # effective number of draws, of K
 
 
@@ -131,21 +141,41 @@ def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, compile:
     elbos, log_likelihoods = [], []
     for reconstruction, kl in _terms(vae, x, num_samples, seed, compile):  # (K, B) each
         log_weight = reconstruction - kl
-        std_error = log_weight.std(0, correction=min(1, num_samples - 1)) / math.sqrt(num_samples)
-        elbos.append([log_weight.mean(0), std_error, reconstruction.mean(0), kl.mean(0)])
-        first, second = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
-        ess = (2 * first - second).exp()  # (sum w)^2 / sum w^2
-        # Var(mean w) / (mean w)^2 = (K sum w^2 / (sum w)^2 - 1) / (K - 1)
-        std_error = ((num_samples / ess - 1).clamp(min=0) / max(num_samples - 1, 1)).sqrt()
-        log_likelihoods.append([first - math.log(num_samples), std_error, ess])
-    found = Scores(
+        elbos.append([log_weight.mean(0), std_error(log_weight), reconstruction.mean(0), kl.mean(0)])
+        log_likelihoods.append(log_mean_weight(log_weight))
+    return Scores(
         ELBO(*map(torch.cat, zip(*elbos, strict=True))),
         LogLikelihood(*map(torch.cat, zip(*log_likelihoods, strict=True))),
     )
-    if num_samples == 1:  # no standard error
-        found.elbo.std_error.fill_(math.nan)
-        found.log_likelihood.std_error.fill_(math.nan)
-    return found
+
+
+def log_mean_weight(log_weight: Tensor) -> LogLikelihood:
+    """log 1/K sum_k w_k, its standard error by the delta method, and the effective number (sum w)^2 / sum w^2.
+
+    Args:
+        log_weight: log w of K draws for each datum, `(K, N)`.
+
+    Example:
+        >>> log_mean_weight(torch.tensor([[1.0], [3.0]]).log())  # the mean 2, its standard error 1
+        LogLikelihood(value=tensor([0.6931]), std_error=tensor([0.5000]), ess=tensor([1.6000]))
+    """
+    k = len(log_weight)
+    value = log_weight.logsumexp(0) - math.log(k)
+    ratio = (log_weight - value).exp()  # of each weight to their mean
+    return LogLikelihood(value, std_error(ratio), k**2 / ratio.square().sum(0))
+
+
+def std_error(terms: Tensor) -> Tensor:
+    """Standard error of the mean of `(K, N)` over K draws, `(N,)`; NaN for K = 1.
+
+    Args:
+        terms: of each draw and datum.
+
+    Example:
+        >>> std_error(torch.tensor([[1.0], [3.0]]))
+        tensor([1.])
+    """
+    return (terms.var(0, correction=0) / (len(terms) - 1)).sqrt()
 
 
 def bounds(

@@ -54,6 +54,19 @@ def test_standard_error_is_that_of_repeated_estimates():
     assert torch.allclose(errors.mean(0), values.std(0), rtol=0.25)
 
 
+def test_the_mean_weight_its_error_and_the_effective_number_are_those_of_their_definitions():
+    torch.manual_seed(0)
+    w = torch.rand(7, 3, dtype=torch.float64)
+    value, std_error, ess = evaluation.log_mean_weight(w.log() - 1000)  # whose weights are 0 in float64
+    torch.testing.assert_close(value, w.mean(0).log() - 1000)
+    torch.testing.assert_close(std_error, w.std(0) / 7**0.5 / w.mean(0))
+    torch.testing.assert_close(ess, w.sum(0) ** 2 / w.square().sum(0))
+    value, std_error, ess = evaluation.log_mean_weight(w[:1].log())
+    torch.testing.assert_close(value, w[0].log())
+    assert std_error.isnan().all()
+    assert (ess == 1).all()
+
+
 @pytest.mark.parametrize("measure", [evaluation.elbo, evaluation.log_likelihood])
 def test_chunks_use_exactly_k_draws_for_each_datum(measure, monkeypatch):
     exact, drawn = LinearGaussian(), []

@@ -8,7 +8,7 @@ exact for any number of temperatures as long as no step size depends on the chai
 """
 
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae.check import unvalidated
 from pyrovae.diagnostics.chains import Schedule, Start, chains
 from pyrovae.diagnostics.unconstrained import unconstrained
-from pyrovae.evaluation import evaluating
+from pyrovae.evaluation import LogLikelihood, evaluating, log_mean_weight
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
@@ -52,18 +52,6 @@ class Agreement(NamedTuple):
 
     difference: Tensor  # first - second, in nats
     std_error: Tensor  # of difference
-
-
-class Estimate(Protocol):
-    """An estimate for each datum with its standard error, each `(N,)`."""
-
-    @property
-    def value(self) -> Tensor:
-        """The estimate."""
-
-    @property
-    def std_error(self) -> Tensor:
-        """Its standard error."""
 
 
 def linear_schedule(num_temperatures: int) -> Tensor:
@@ -145,7 +133,7 @@ def ais(
     with chains(vae, x, *options, num_transitions=num_temperatures) as batches:
         for batch in batches:
             ends = batch.forwards()
-            found.append([*log_mean(ends.log_weight), ends.acceptance])
+            found.append([*log_mean_weight(ends.log_weight), ends.acceptance])
     return AIS(*map(torch.cat, zip(*found, strict=True)))
 
 
@@ -211,8 +199,8 @@ def bdmc(
     with chains(vae, x, *options, num_transitions=2 * num_temperatures) as batches:
         for batch in batches:
             there, back = batch.forwards(), batch.backwards(u[done : done + len(batch.x)])
-            lower, lower_std_error, _ = log_mean(there.log_weight)
-            minus_upper, upper_std_error, _ = log_mean(back.log_weight)
+            lower, lower_std_error, _ = log_mean_weight(there.log_weight)
+            minus_upper, upper_std_error, _ = log_mean_weight(back.log_weight)
             acceptance = (there.acceptance + back.acceptance) / 2
             found.append([lower, lower_std_error, -minus_upper, upper_std_error, acceptance])
             done += len(batch.x)
@@ -222,7 +210,7 @@ def bdmc(
     return BDMC(x, lower, lower_std_error, upper, upper_std_error, gap.mean(), gap_std_error, acceptance)
 
 
-def agreement(first: Estimate, second: Estimate) -> Agreement:
+def agreement(first: AIS | LogLikelihood, second: AIS | LogLikelihood) -> Agreement:
     """The difference of two independent estimates of log p(x), such as of `ais` and `evaluation.log_likelihood`.
 
     Differences beyond their errors tell that one of the two has not found all of p(z | x), mostly the smaller one: of
@@ -251,13 +239,3 @@ def agreement(first: Estimate, second: Estimate) -> Agreement:
             f"{tuple(second.value.shape)}"
         )
     return Agreement(first.value - second.value, torch.hypot(first.std_error.double(), second.std_error.double()))
-
-
-def log_mean(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log of the mean weight of K chains `(K, N)`, its standard error and the effective number of chains, `(N,)`."""
-    k = len(log_weight)
-    first, second = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
-    ess = (2 * first - second).exp()  # (sum w)^2 / sum w^2
-    # Var(mean w) / (mean w)^2 = (K sum w^2 / (sum w)^2 - 1) / (K - 1)
-    std_error = ((k / ess - 1).clamp(min=0) / (k - 1)).sqrt() if k > 1 else torch.full_like(ess, math.nan)
-    return first - math.log(k), std_error, ess

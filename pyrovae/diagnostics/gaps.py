@@ -10,10 +10,10 @@ from pyro.distributions.transforms import AffineTransform
 from torch import Tensor, nn
 
 from pyrovae.conditional import Build
-from pyrovae.diagnostics.refined import Data, Search, new_seed, searchable, searching, std_error
+from pyrovae.diagnostics.refined import Data, Search, new_seed, searchable, searching
 from pyrovae.encoders import FullRankNormal
 from pyrovae.encoders.encoder import Encoder
-from pyrovae.evaluation import LogLikelihood, moments
+from pyrovae.evaluation import LogLikelihood, log_mean_weight, moments, std_error
 from pyrovae.supports import describe
 from pyrovae.vae import VAE
 
@@ -141,8 +141,7 @@ def _decomposed(search: Search, wide: Encoder | None, known: Tensor | None, num_
     best = search.own.distribution(output)
     log_w = search.log_weights(best, whole, num_samples, same)  # (K, B)
     log_w_q = search.log_weights(vae.encode(x), whole, num_samples, same)
-    evidence, influence = _evidence(log_w)
-    log_w_wide = None
+    log_w_wide, better = None, log_w
     if wide is not None:
         m, s = moments(best, num_samples)
 
@@ -156,10 +155,9 @@ def _decomposed(search: Search, wide: Encoder | None, known: Tensor | None, num_
         found, ended = search.best(family, start)
         settled = settled & ended
         log_w_wide = search.log_weights(family(found, whole), whole, num_samples, new_seed())
-        better = log_w_wide.mean(0) > log_w.mean(0)
-        wide_evidence, wide_influence = _evidence(log_w_wide)
-        evidence = LogLikelihood(*(torch.where(better, a, b) for a, b in zip(wide_evidence, evidence, strict=True)))
-        influence = torch.where(better, wide_influence, influence)
+        better = torch.where(log_w_wide.mean(0) > log_w.mean(0), log_w_wide, log_w)
+    evidence = log_mean_weight(better)
+    influence = (better - evidence.value).exp()  # of the draws, on the evidence, by the delta method
     if known is not None:
         evidence = LogLikelihood(known.to(log_w), torch.zeros_like(log_w[0]), torch.full_like(log_w[0], math.nan))
         influence = torch.zeros_like(log_w)
@@ -177,13 +175,6 @@ def _decomposed(search: Search, wide: Encoder | None, known: Tensor | None, num_
         richer_approximation=None if log_w_wide is None else gap(log_w_wide),
         settled=settled,
     )
-
-
-def _evidence(log_weight: Tensor) -> tuple[LogLikelihood, Tensor]:
-    """log 1/K sum_k w_k, and w_k over their mean, the draws' influence on it by the delta method, `(K, B)`."""
-    value = log_weight.logsumexp(0) - math.log(len(log_weight))
-    influence = (log_weight - value).exp()
-    return LogLikelihood(value, std_error(influence), len(influence) ** 2 / influence.square().sum(0)), influence
 
 
 def _joined(parts: list[Gaps]) -> Gaps:

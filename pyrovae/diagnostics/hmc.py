@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.diagnostics.annealing import log_mean, sigmoidal_schedule
+from pyrovae.diagnostics.annealing import sigmoidal_schedule
 from pyrovae.diagnostics.chains import Start, chains
+from pyrovae.evaluation import log_mean_weight
 from pyrovae.vae import VAE
 
 __all__ = ["HMC", "hmc"]
@@ -78,10 +79,24 @@ def hmc(
             ends = batch.forwards()
             if not ends.log_weight.isfinite().any(0).all():
                 raise ValueError("no chain came to a z at which p(x, z) is finite: see whether the decoder's output is")
-            _, _, ess = log_mean(ends.log_weight)
-            chosen = torch.multinomial(ends.log_weight.T.softmax(1), num_draws, replacement=True).T  # (K, B)
-            u = ends.u.gather(0, chosen[..., None].expand_as(ends.u))
-            ends = batch.onwards(u, num_transitions)
+            ess = log_mean_weight(ends.log_weight).ess
+            ends = batch.onwards(resampled(ends.u, ends.log_weight, num_draws), num_transitions)
             found.append((batch.to_z(ends.u), ends.acceptance, ess))
     z, acceptance, ess = zip(*found, strict=True)
     return HMC(torch.cat(z, 1), torch.cat(acceptance), torch.cat(ess))
+
+
+def resampled(z: Tensor, log_weight: Tensor, num_draws: int) -> Tensor:
+    """Of M draws `(M, N, D)` for each of N data so many, `(num_draws, N, D)`, each with probability like its weight.
+
+    Args:
+        z: draws.
+        log_weight: their log-weights, `(M, N)`.
+        num_draws: how many to take, with replacement.
+
+    References:
+        Rubin (1987), The calculation of posterior distributions by data augmentation: comment,
+        https://doi.org/10.1080/01621459.1987.10478461
+    """
+    chosen = torch.multinomial(log_weight.T.softmax(1), num_draws, replacement=True).T
+    return z.gather(0, chosen[..., None].expand(-1, -1, z.shape[-1]))

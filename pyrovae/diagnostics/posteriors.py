@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyrovae.diagnostics.hmc import hmc
+from pyrovae.diagnostics.hmc import hmc, resampled
 from pyrovae.diagnostics.refined import refined
 from pyrovae.draws import is_point, scores_any
 from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
@@ -76,8 +76,7 @@ def posteriors(
         log_weight = vae.prior().log_prob(z) - q.log_prob(z)
         rows = max(_CHUNK // (len(x) * decoded_size(vae, x)), 1)
         log_weight += torch.cat([vae.likelihood(part).log_prob(x) for part in z.split(rows)])
-        chosen = torch.multinomial(log_weight.T.softmax(1), num_draws, replacement=True)  # (n, K)
-        resampled = z.movedim(0, 1).gather(1, chosen[..., None].expand(-1, -1, latent_dim))
+        likely = resampled(z, log_weight, num_draws)
 
     def on_grid(q: TorchDistribution) -> Tensor | None:
         if not scores_any(q):
@@ -91,7 +90,7 @@ def posteriors(
         guide=on_grid(q),
         refined=None if (best := _refined(vae, x, seed)) is None else on_grid(best),
         draws=z[:num_draws].movedim(0, 1),
-        resampled=resampled,
+        resampled=likely.movedim(0, 1),
         hmc=hmc(vae, x, num_draws, num_temperatures=100, seed=seed).z.movedim(0, 1),
     )
 

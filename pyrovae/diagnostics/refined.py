@@ -1,6 +1,5 @@
 """The best posterior of single data: of the encoder's family, what q(z | x) would be without amortisation."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,7 +13,7 @@ from pyrovae.check import unvalidated
 from pyrovae.densities import LogDensities, log_densities
 from pyrovae.draws import is_point, scores_any
 from pyrovae.encoders.encoder import Encoder
-from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
+from pyrovae.evaluation import _CHUNK, decoded_size, evaluating, std_error
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
@@ -221,8 +220,3 @@ def _unit(family: Family, data: Data, output: Tensor) -> Tensor:
 def new_seed() -> int:
     """A seed of its own for what is to be drawn more than once."""
     return int(torch.randint(2**31, ()))
-
-
-def std_error(terms: Tensor) -> Tensor:
-    """Standard error of the mean of `(K, B)` over K draws."""
-    return terms.std(0) / math.sqrt(len(terms))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.draws import is_point
-from pyrovae.evaluation import _terms, evaluating
+from pyrovae.evaluation import _terms, evaluating, log_mean_weight
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
@@ -87,8 +87,7 @@ def reliability(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> 
     batches = []
     for reconstruction, kl in _terms(vae, x, num_samples, seed, compile=False):
         log_weight = (reconstruction - kl).double()  # (K, B)
-        ess = (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
-        batches.append(torch.stack([_pareto_k(log_weight, tail), ess]))
+        batches.append(torch.stack([_pareto_k(log_weight, tail), log_mean_weight(log_weight).ess]))
     pareto_k, ess = torch.cat(batches, -1)
     # (1 + k) / M^(1/2) from M weights, shrunk by ArviZ's prior worth 10 more; below -1/2, where that ends, as there.
     std_error = (1 + pareto_k).clamp(min=0.5) * math.sqrt(tail) / (tail + 10)
