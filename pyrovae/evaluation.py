@@ -2,7 +2,7 @@
 
 Everything here reduces the log-densities of `densities.log_densities`, in nats, larger is better. Results are fixed by
 a seed; torch's random state and the model's mode (training or evaluation) are left as they were. Data may be on another
-device than the model; results are on the model's.
+device than the model, and of another precision; results are as the model is.
 """
 
 import math
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pyrovae.check import unvalidated
 from pyrovae.densities import log_densities
+from pyrovae.distributions.mixture import table_size
 from pyrovae.draws import is_point
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
@@ -249,14 +250,17 @@ def kl_per_dimension(vae: VAE, x: Tensor) -> Tensor | None:
 def kl_of_each(vae: VAE, x: Tensor) -> Tensor | None:
     """KL(q(z_d | x) || p(z_d)), `(N, D)`; None where there is none in closed form."""
     with evaluating(vae), isolated(0):  # an encoder may draw
-        q, p = vae.encode(x.to(_device(vae))), vae.prior()
-        (q_d, q_n), (p_d, p_n) = base(q), base(p)
-        if is_point(q) or not q_n == p_n == 1:
-            return None
-        try:
-            return kl_divergence(q_d, p_d.expand(q_d.batch_shape))
-        except NotImplementedError:  # no closed form for this pair of families
-            return None
+        p_d, p_n = base(vae.prior())
+        kl = []
+        for q in encoded(vae, x):
+            q_d, q_n = base(q)
+            if is_point(q) or not q_n == p_n == 1:
+                return None
+            try:
+                kl.append(kl_divergence(q_d, p_d.expand(q_d.batch_shape)))
+            except NotImplementedError:  # no closed form for this pair of families
+                return None
+        return torch.cat(kl)
 
 
 def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
@@ -283,7 +287,9 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
     if len(x) < 2:
         raise ValueError(f"a variance over data needs at least two of them, not {len(x)}")
     with evaluating(vae), isolated(0):  # an encoder may draw, and a flow must
-        variance = _variance_of_mean(vae.encode(x.to(_device(vae))))
+        means = torch.cat([_means(q) for q in encoded(vae, x)], 1)
+    off = means - means.mean(1, keepdim=True)
+    variance = (off[0] * off[-1]).sum(0) / (len(x) - 1)  # of two estimates of the mean the covariance, without a bias
     return ActiveUnits(int((variance > threshold).sum()), variance)
 
 
@@ -306,13 +312,12 @@ def moments(q: TorchDistribution, num_samples: int = 64) -> tuple[Tensor, Tensor
         return draws.mean(0), draws.std(0)
 
 
-def _variance_of_mean(q: TorchDistribution) -> Tensor:
-    """Var_x(E_q[z_d | x]), `(D,)`; where the mean is not known, the covariance of two estimates of it, unbiased."""
+def _means(q: TorchDistribution) -> Tensor:
+    """E_q[z | x], `(1, B, D)`; where it is not known, two estimates of it, `(2, B, D)`."""
     try:
-        return q.mean.var(0)
+        return q.mean[None]
     except NotImplementedError:
-        first, second = q.sample((2, 64)).mean(1)  # (N, D) each
-        return ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / (len(first) - 1)
+        return q.sample((2, 64)).mean(1)
 
 
 def metrics(
@@ -373,12 +378,23 @@ def evaluating(vae: VAE) -> Iterator[None]:
             module.training = training
 
 
+def encoded(vae: VAE, x: Tensor, batch_size: int = 1000) -> Iterator[TorchDistribution]:
+    """q(z | x) of some data at a time, as a network may take much memory for each.
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`, on any device and of any precision.
+        batch_size: data at a time.
+    """
+    return (vae.encode(part.to(next(vae.parameters()))) for part in x.split(batch_size))
+
+
 def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int, compile: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """For each batch of data, log p(x | z) and log q(z | x) - log p(z) of K draws, some at a time, `(K, B)` each."""
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
     vae.check(x)
-    draws = max(_CHUNK // decoded_size(vae, x), 1)  # of x given z, at a time
+    draws = max(_CHUNK // density_size(vae, x), 1)  # of x given z, at a time
     k = min(num_samples, max(draws // len(x), 64))
     batch_size, full, rest = max(draws // k, 1), *divmod(num_samples, k)
 
@@ -392,7 +408,7 @@ def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int, compile: bool) -> I
     bar = tqdm(total=len(x) * num_samples, unit=" draws", unit_scale=True, delay=3, disable=None, leave=None)
     with evaluating(vae), isolated(seed, "evaluation"), unvalidated(), bar:
         for batch in x.split(batch_size):
-            batch = batch.to(_device(vae))
+            batch = batch.to(next(vae.parameters()))
             many = staged if len(batch) == batch_size else run  # what is left is not worth a graph of its own
             parts = [part for _ in range(full) for part in many(batch, k)]
             parts += run(batch, rest) if rest else []
@@ -405,5 +421,7 @@ def decoded_size(vae: VAE, x: Tensor) -> int:
     return max(x[0].numel(), math.prod(getattr(getattr(vae.likelihood, "network", None), "out_shape", ())))
 
 
-def _device(vae: VAE) -> torch.device:
-    return next(vae.parameters()).device
+def density_size(vae: VAE, x: Tensor) -> int:
+    """How many numbers p(x, z) of a datum and a z takes: those of p(x | z), or of a mixture's table for p(z)."""
+    with evaluating(vae), isolated():  # a prior may be made of the encoder
+        return max(decoded_size(vae, x), table_size(vae.prior()))

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrovae.check import unvalidated
 from pyrovae.diagnostics.representation import latent_means
 from pyrovae.draws import is_point
-from pyrovae.evaluation import _CHUNK, decoded_size, evaluating, moments
+from pyrovae.evaluation import _CHUNK, density_size, evaluating, moments
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
@@ -58,12 +58,11 @@ def inference_data(vae: VAE, x: Tensor, num_draws: int = 100, labels: Tensor | N
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, not {num_draws}")
     vae.check(x)
-    device = next(vae.parameters()).device
     parts = []
     with evaluating(vae), isolated(seed, "inference data"), unvalidated():
         prior = vae.prior()
-        for batch in x.split(max(_CHUNK // (num_draws * decoded_size(vae, x)), 1)):
-            q = vae.encode(batch := batch.to(device))
+        for batch in x.split(max(_CHUNK // (num_draws * density_size(vae, x)), 1)):
+            q = vae.encode(batch := batch.to(next(vae.parameters())))
             z = q.sample((num_draws,))  # (K, B, D)
             log_likelihood = vae.likelihood(z).log_prob(batch)
             log_weight = torch.empty(num_draws, 0)

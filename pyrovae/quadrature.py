@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyrovae.evaluation import decoded_size, evaluating
+from pyrovae.evaluation import density_size, evaluating
 from pyrovae.supports import THIN, describe
 from pyrovae.vae import VAE
 
@@ -131,7 +131,7 @@ def joint_table(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
     """log p(x, z) of every datum `(B, *event)` at every point `(G, D)`, in float64: `(B, G)`."""
     reference = next(vae.parameters())
     x, z = x.to(reference), z.to(reference)
-    g = max(_CHUNK // max(decoded_size(vae, x), 1024), 1)  # points at a time, of few elements no more than 4096
+    g = max(_CHUNK // max(density_size(vae, x), 1024), 1)  # points at a time, of few elements no more than 4096
     b = max(_CHUNK // (g * x[0].numel()), 1)  # data at a time
     result = torch.empty(len(x), len(z), dtype=torch.float64, device=z.device)
     for columns, points in zip(result.split(g, 1), z.split(g), strict=True):

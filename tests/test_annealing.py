@@ -10,7 +10,7 @@ from scipy.stats import beta, chi2, ks_2samp, norm
 from torch import nn
 
 from pyrovae import VAE, encoders, evaluation, exact, known, likelihoods, networks, priors
-from pyrovae.diagnostics import chains
+from pyrovae.diagnostics import chains, predictive
 from pyrovae.diagnostics.annealing import agreement, ais, bdmc, linear_schedule, sigmoidal_schedule
 from pyrovae.diagnostics.unconstrained import unconstrained
 from pyrovae.distributions import relaxed
@@ -356,6 +356,18 @@ def test_data_and_chains_are_run_in_chunks(monkeypatch):
     assert max(rows) <= 100
     exact_ = model.log_likelihood(bounds.x).detach()  # datum by datum: each has its own z
     assert ((bounds.upper - exact_).abs() < 1.5).all()
+
+
+def test_the_components_of_a_prior_and_simulated_data_count_for_chunks(monkeypatch):
+    monkeypatch.setattr(chains, "_CHUNK", 50 * 20)
+    monkeypatch.setattr(predictive, "_CHUNK", 4 * 3)
+    vae = VAE(priors.MixtureOfNormals(2, components=50), linear().vae.likelihood, linear().vae.encoder).double()
+    rows, simulated = [], []
+    vae.likelihood.register_forward_pre_hook(
+        lambda module, given: (simulated if given[0].dim() == 2 else rows).append(given[0][..., 0].numel())
+    )
+    bdmc(vae, num_data=7, num_chains=10, num_temperatures=1, num_leapfrog=1)
+    assert (max(rows), max(simulated)) == (20, 3)
 
 
 def test_results_follow_from_the_seed_and_random_state_and_mode_are_left_alone():

@@ -6,7 +6,7 @@ import torch
 from linear_gaussian import LinearGaussian
 from scipy.stats import chi2
 
-from pyrovae import VAE, encoders, evaluation, exact, likelihoods, networks, priors
+from pyrovae import VAE, diagnostics, encoders, evaluation, exact, likelihoods, networks, priors
 
 LEVEL = 1e-3  # of the statistical tests, each with a fixed seed
 
@@ -201,3 +201,62 @@ def test_all_that_a_decoder_gives_counts_as_decoded(monkeypatch):
     sizes = sizes[1:]  # that of the sample
     assert sum(sizes) == 100 * 200 * 400
     assert max(sizes) <= 2**16
+
+
+def test_the_components_of_a_prior_count_too(monkeypatch):
+    monkeypatch.setattr(evaluation, "_CHUNK", 64 * 500)
+    vae = VAE(
+        priors.MixtureOfNormals(2, components=500),
+        likelihoods.Normal(networks.MLP(2, 5, hidden=(4,))),
+        encoders.DiagonalNormal(networks.MLP(5, 4, hidden=(4,))),
+    )
+    draws = []
+    vae.likelihood.register_forward_pre_hook(lambda module, given: draws.append(given[0][..., 0].numel()))
+    evaluation.log_likelihood(vae, torch.randn(20, 5), num_samples=200)
+    assert max(draws) == 64
+
+
+@pytest.mark.parametrize("encoder", ["DiagonalNormal", "Planar"])  # whose means are known, and are not
+def test_data_are_encoded_some_at_a_time(encoder):
+    torch.manual_seed(0)
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Normal(networks.MLP(2, 3, hidden=())),
+        getattr(encoders, encoder)(lambda outputs: networks.MLP(3, outputs(2), hidden=())),
+    ).double()
+    x = torch.randn(2500, 3, dtype=torch.float64)
+    q, sizes = vae.encode(x), []
+    vae.encoder.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    found = evaluation.active_units(vae, x)
+    diagnostics.predictive_checks(vae, x, "posterior", num_replications=1)
+    if encoder == "DiagonalNormal":
+        torch.testing.assert_close(found.variance, q.mean.var(0).detach())
+        assert evaluation.kl_of_each(vae, x).shape == (2500, 2)
+    else:
+        torch.testing.assert_close(found.variance, q.sample((200,)).mean(0).var(0), rtol=0.1, atol=0.01)
+        assert evaluation.kl_of_each(vae, x) is None
+    assert max(sizes) == 1000
+
+
+MEASURES = {
+    "log_likelihood": lambda vae, x: evaluation.log_likelihood(vae, x, 10).value,
+    "kl_per_dimension": evaluation.kl_per_dimension,
+    "active_units": lambda vae, x: evaluation.active_units(vae, x).variance,
+    "ais": lambda vae, x: diagnostics.ais(vae, x, 2, 3).value,
+    "collapse": lambda vae, x: diagnostics.collapse(vae, x).kl,
+    "gaps": lambda vae, x: diagnostics.gaps(vae, x[:2], num_samples=10, max_steps=50).best.value,
+    "hmc": lambda vae, x: diagnostics.hmc(vae, x[:2], 5, 5).z,
+    "information": lambda vae, x: torch.tensor(diagnostics.information(vae, x).rate),
+    "latent_means": diagnostics.latent_means,
+    "predictive_checks": lambda vae, x: diagnostics.predictive_checks(vae, x, "posterior")["mean"].replicated,
+    "refined": lambda vae, x: diagnostics.refined(vae, x[:2], max_steps=50).mean,
+    "reliability": lambda vae, x: diagnostics.reliability(vae, x, 25).ess,
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_data_may_be_of_another_precision_than_the_model(name):
+    model = exact.LinearGaussian(2, 6)  # in float64
+    model.solve_encoder()
+    x = model.sample(30).float()
+    assert torch.equal(MEASURES[name](model.vae, x), MEASURES[name](model.vae, x.double()))

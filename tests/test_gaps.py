@@ -139,6 +139,23 @@ def test_parts_of_the_data_have_noise_of_their_own(monkeypatch):
     assert torch.equal(found.best.value, again.best.value)
 
 
+@pytest.mark.parametrize(("richer", "size"), [(None, 8), (encoders.FullRankNormal, 14)])
+def test_memory_is_bounded_by_the_parameters_of_the_families(richer, size, monkeypatch):
+    model, sizes = exact.LinearGaussian(latent_dim=4, data_dim=3), []
+    most = 3 * 10 * size  # numbers of the parameters of three data
+    monkeypatch.setattr(import_module("pyrovae.diagnostics.refined"), "_CHUNK", most)
+    for encoder in (encoders.DiagonalNormal, encoders.FullRankNormal):
+
+        def counted(self, output, original=encoder.distribution):
+            sizes.append(output.numel())
+            return original(self, output)
+
+        monkeypatch.setattr(encoder, "distribution", counted)
+    found = gaps(model.vae, model.sample(5), richer, num_samples=20, max_steps=50)
+    assert found.settled.shape == (5,)
+    assert most / 2 < max(sizes) <= most
+
+
 @pytest.mark.parametrize(
     ("encoder", "prior", "richer"),
     [

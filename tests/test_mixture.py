@@ -6,7 +6,7 @@ import torch
 
 from pyrovae import VAE, encoders, likelihoods, networks, priors
 from pyrovae.distributions import mixture
-from pyrovae.distributions.mixture import Mixture
+from pyrovae.distributions.mixture import Mixture, table_size
 
 C, D = 4, 3
 
@@ -62,6 +62,14 @@ def test_expanded_it_scores_draws_of_every_batch_without_repeating_its_component
     z = expanded.sample()
     assert (expanded.batch_shape, expanded.event_shape, z.shape) == ((2, 5), (D,), (2, 5, D))
     torch.testing.assert_close(expanded.log_prob(z), p.log_prob(z.reshape(-1, D)).reshape(2, 5))
+
+
+def test_a_density_takes_a_number_for_each_component_and_dimension_but_of_normals_not_for_dimensions():
+    weights, normals = dist.Categorical(logits=torch.zeros(C)), dist.Normal(torch.zeros(C, D), 1.0).to_event(1)
+    laplace = dist.Laplace(torch.zeros(C, D), 1.0).to_event(1)
+    found = [table_size(p) for p in (Mixture(weights, normals), Mixture(weights, laplace), laplace)]
+    assert found == [C, C * D, D]
+    assert table_size(dist.MixtureSameFamily(weights, normals)) == C * D
 
 
 def test_components_that_are_not_normal_are_mixed_as_ever():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.check import unvalidated
 from pyrovae.diagnostics.chains import Schedule, Start, chains
+from pyrovae.diagnostics.predictive import replicate
 from pyrovae.diagnostics.unconstrained import unconstrained
 from pyrovae.evaluation import LogLikelihood, evaluating, log_mean_weight
 from pyrovae.rng import isolated
@@ -193,7 +194,7 @@ def bdmc(
     with evaluating(vae), isolated(seed, "simulated data"), unvalidated():
         prior = unconstrained(vae.prior())
         u = prior.density.sample((num_data,))
-        x = vae.likelihood(prior.to_z(u)).sample()
+        x = replicate(vae, prior.to_z(u))
     options = num_chains, num_temperatures, schedule, start, num_leapfrog, target_acceptance, seed, "bdmc"
     found, done = [], 0
     with chains(vae, x, *options, num_transitions=2 * num_temperatures) as batches:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pyrovae.check import unvalidated
 from pyrovae.diagnostics.unconstrained import unconstrained
 from pyrovae.draws import is_point, scores_any
-from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
+from pyrovae.evaluation import _CHUNK, density_size, evaluating
 from pyrovae.rng import isolated
 from pyrovae.sites import family
 from pyrovae.vae import VAE
@@ -220,7 +220,7 @@ def chains(
     if len(temperatures) != num_temperatures + 1 or temperatures[0] != 0 or temperatures[-1] != 1 or not rises:
         raise ValueError(f"a schedule rises from 0 to 1 in {num_temperatures} steps, but this one gives {temperatures}")
     vae.check(x)
-    rows = max(_CHUNK // decoded_size(vae, x), 1)
+    rows = max(_CHUNK // density_size(vae, x), 1)
     groups = [min(rows, num_chains - first) for first in range(0, num_chains, rows)]
     transitions = _PILOTS * (_WARM_UP + num_temperatures + 1 + settle) + num_chains * num_transitions
     # What takes long shows how far it is, on a terminal, and how fast.
@@ -228,4 +228,4 @@ def chains(
     parts = x.split(max(rows // max(num_chains, _PILOTS), 1))
     options = groups, temperatures, start, num_leapfrog, target_acceptance, settle, bar
     with evaluating(vae), isolated(seed, purpose), unvalidated(), bar:
-        yield (Chains(vae, batch.to(next(vae.parameters()).device), *options) for batch in parts)
+        yield (Chains(vae, batch.to(next(vae.parameters())), *options) for batch in parts)

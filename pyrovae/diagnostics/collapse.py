@@ -62,7 +62,7 @@ def collapse(vae: VAE, x: Tensor, epsilon: Sequence[float] = (0.001, 0.01, 0.1),
     kl = kl_of_each(vae, x)  # (N, D)
     if kl is None:
         with evaluating(vae), isolated(0):
-            families = family(vae.encode(x[:1].to(next(vae.parameters()).device))), family(vae.prior())
+            families = family(vae.encode(x[:1].to(next(vae.parameters())))), family(vae.prior())
         raise ValueError(
             "q(z | x) ({}) and p(z) ({}) have no KL of each dimension in closed form: evaluation.active_units counts "
             "dimensions of any z, diagnostics.information tells what all carry together".format(*families)

@@ -106,11 +106,12 @@ def gaps(
         raise ValueError(f"num_samples must be at least 2, for a standard error, not {num_samples}")
     if log_likelihood is not None and log_likelihood.shape != (len(x),):
         raise ValueError(f"log_likelihood must be of shape ({len(x)},), not {tuple(log_likelihood.shape)}")
-    with searching(vae, x, tolerance, max_steps, seed, "gaps") as searches:
-        wide, parts, done = None if richer is None else _richer(vae, richer), [], 0
+    wide = None if richer is None else lambda: _richer(vae, richer)
+    with searching(vae, x, tolerance, max_steps, seed, "gaps", wide) as searches:
+        parts, done = [], 0
         for search in searches:
             known = None if log_likelihood is None else log_likelihood[done : done + len(search.x)].to(search.x.device)
-            parts.append(_decomposed(search, wide, known, num_samples))
+            parts.append(_decomposed(search, known, num_samples))
             done += len(search.x)
     return _joined(parts)
 
@@ -134,9 +135,9 @@ def _richer(vae: VAE, richer: Callable[[Build], Encoder]) -> Encoder:
     return searchable(encoder, encoder.distribution(p.sample().new_zeros(1, *encoder.network.out_shape)))
 
 
-def _decomposed(search: Search, wide: Encoder | None, known: Tensor | None, num_samples: int) -> Gaps:
+def _decomposed(search: Search, known: Tensor | None, num_samples: int) -> Gaps:
     """The gaps of a batch."""
-    vae, x, whole, same = search.vae, search.x, slice(None), new_seed()
+    vae, x, wide, whole, same = search.vae, search.x, search.wide, slice(None), new_seed()
     output, settled = search.best_own()
     best = search.own.distribution(output)
     log_w = search.log_weights(best, whole, num_samples, same)  # (K, B)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from pyrovae.check import unvalidated
 from pyrovae.diagnostics.gaps import Mean
 from pyrovae.draws import is_point, scores_any
-from pyrovae.evaluation import evaluating
+from pyrovae.evaluation import encoded, evaluating
 from pyrovae.rng import isolated
 from pyrovae.sites import base, family
 from pyrovae.vae import VAE
@@ -83,8 +83,7 @@ def information(vae: VAE, x: Tensor, num_samples: int = 2, seed: int = 0) -> Inf
         raise ValueError(f"z tells which of the data it encodes, so it takes at least two of them, not {len(x)}")
     vae.check(x)
     with evaluating(vae), isolated(seed, "information"), unvalidated():
-        device, prior = next(vae.parameters()).device, vae.prior()
-        posteriors = [vae.encode(part.to(device)) for part in x.split(_BATCH)]  # N in all
+        prior, posteriors = vae.prior(), [*encoded(vae, x, _BATCH)]  # N in all
         _check(posteriors[0])
         draws = [q.sample((num_samples,)) for q in posteriors]  # (K, B, D) each
         log_own = torch.cat([q.log_prob(z) for q, z in zip(posteriors, draws, strict=True)], 1)  # log q(z | x), (K, N)

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyrovae.diagnostics.hmc import hmc, resampled
 from pyrovae.diagnostics.refined import refined
 from pyrovae.draws import is_point, scores_any
-from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
+from pyrovae.evaluation import _CHUNK, density_size, evaluating
 from pyrovae.quadrature import grid_posterior
 from pyrovae.rng import isolated
 from pyrovae.sites import family
@@ -74,7 +74,7 @@ def posteriors(
             raise ValueError(f"q(z | x) ({family(q)}) is a point, which has no density")
         z = q.sample((_PROPOSALS * num_draws,))  # (50 K, n, D)
         log_weight = vae.prior().log_prob(z) - q.log_prob(z)
-        rows = max(_CHUNK // (len(x) * decoded_size(vae, x)), 1)
+        rows = max(_CHUNK // (len(x) * density_size(vae, x)), 1)
         log_weight += torch.cat([vae.likelihood(part).log_prob(x) for part in z.split(rows)])
         likely = resampled(z, log_weight, num_draws)
 

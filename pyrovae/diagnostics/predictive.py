@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.check import unvalidated
-from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
+from pyrovae.evaluation import _CHUNK, decoded_size, encoded, evaluating
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
@@ -122,10 +122,10 @@ def predictive_checks(
     statistics = statistics_of(x) if statistics is None else statistics
     x = x.to(next(vae.parameters()))
     with evaluating(vae), isolated(seed, f"{kind} predictive"), unvalidated():
-        q = vae.encode(x) if kind == "posterior" else vae.prior().expand((len(x),))
+        parts = [*encoded(vae, x)] if kind == "posterior" else [vae.prior().expand((len(x),))]  # N in all
         replicated = [
             {name: statistic(x_new) for name, statistic in statistics.items()}
-            for x_new in (replicate(vae, q.sample()) for _ in range(num_replications))
+            for x_new in (replicate(vae, torch.cat([q.sample() for q in parts])) for _ in range(num_replications))
         ]
         found = {}
         for name, statistic in statistics.items():

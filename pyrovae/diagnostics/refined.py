@@ -1,5 +1,6 @@
 """The best posterior of single data: of the encoder's family, what q(z | x) would be without amortisation."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from pyrovae.check import unvalidated
 from pyrovae.densities import LogDensities, log_densities
 from pyrovae.draws import is_point, scores_any
 from pyrovae.encoders.encoder import Encoder
-from pyrovae.evaluation import _CHUNK, decoded_size, evaluating, std_error
+from pyrovae.evaluation import _CHUNK, density_size, evaluating, std_error
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
@@ -73,7 +74,13 @@ def refined(vae: VAE, x: Tensor, tolerance: float = 0.01, max_steps: int = 5000,
 
 @contextmanager
 def searching(
-    vae: VAE, x: Tensor, tolerance: float, max_steps: int, seed: int, purpose: str
+    vae: VAE,
+    x: Tensor,
+    tolerance: float,
+    max_steps: int,
+    seed: int,
+    purpose: str,
+    wide: Callable[[], Encoder] | None = None,
 ) -> Iterator[Iterator["Search"]]:
     """Searches for each batch of data, under a seed.
 
@@ -84,16 +91,19 @@ def searching(
         max_steps: after which a search ends at the latest.
         seed: of all draws.
         purpose: what is drawn for.
+        wide: makes an encoder of another family to be searched, too.
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, as a search would never end, not {tolerance}")
     vae.check(x)
-    device = next(vae.parameters()).device
-    rows = max(_CHUNK // decoded_size(vae, x), 1)  # of x given z, at a time
-    bar = tqdm(x.split(max(rows // _DRAWS, 1)), unit=" batches", delay=3, disable=None, leave=None)
+    like = next(vae.parameters())
     with ModuleParameters(at_once=True, keep=False), evaluating(vae), unvalidated(), isolated(seed, purpose):
-        own = _own(vae, x[:1].to(device))
-        yield (Search(vae, own, batch.to(device), tolerance, max_steps, rows) for batch in bar)
+        own, other = _own(vae, first := x[:1].to(like)), None if wide is None else wide()
+        sizes = [density_size(vae, x), vae.encoder.output(first, dim=-1).numel()]  # what a draw takes, and q
+        sizes += [] if other is None else [math.prod(other.network.out_shape)]
+        rows = max(_CHUNK // max(sizes), 1)  # of x given z, at a time
+        bar = tqdm(x.split(max(rows // _DRAWS, 1)), unit=" batches", delay=3, disable=None, leave=None)
+        yield (Search(vae, own, other, batch.to(like), tolerance, max_steps, rows) for batch in bar)
 
 
 def _own(vae: VAE, x: Tensor) -> Encoder:
@@ -131,14 +141,17 @@ class Search:
     Args:
         vae: the model.
         own: its encoder, or what it starts from, for its family.
+        wide: an encoder of another family, if there is one.
         x: data, `(B, *event)`.
         tolerance: in nats, what a round has to gain.
         max_steps: after which the search ends.
         rows: draws of x given z at a time.
     """
 
-    def __init__(self, vae: VAE, own: Encoder, x: Tensor, tolerance: float, max_steps: int, rows: int) -> None:
-        self.vae, self.own, self.x = vae, own, x
+    def __init__(
+        self, vae: VAE, own: Encoder, wide: Encoder | None, x: Tensor, tolerance: float, max_steps: int, rows: int
+    ) -> None:
+        self.vae, self.own, self.wide, self.x = vae, own, wide, x
         self.tolerance, self.max_steps, self.rows = tolerance, max_steps, rows
 
     def best_own(self) -> tuple[Tensor, Tensor]:
@@ -211,10 +224,13 @@ def _unit(family: Family, data: Data, output: Tensor) -> Tensor:
     """
     if not scores_any(family(output, data)):
         return torch.ones_like(output)
-    draws = output.detach().expand(_TRIAL, *output.shape).clone().requires_grad_()
-    q = family(draws, data)
-    (score,) = torch.autograd.grad(q.log_prob(q.sample().clone()).sum(), draws)
-    return score.square().mean(0).rsqrt().clamp(max=1)
+    total, size = torch.zeros_like(output), max(_CHUNK // output.numel(), 1)  # draws at a time
+    for start in range(0, _TRIAL, size):
+        draws = output.detach().expand(min(size, _TRIAL - start), *output.shape).clone().requires_grad_()
+        q = family(draws, data)
+        (score,) = torch.autograd.grad(q.log_prob(q.sample().clone()).sum(), draws)
+        total += score.square().sum(0)
+    return (total / _TRIAL).rsqrt().clamp(max=1)
 
 
 def new_seed() -> int:

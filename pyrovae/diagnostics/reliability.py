@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.draws import is_point
-from pyrovae.evaluation import _terms, evaluating, log_mean_weight
+from pyrovae.evaluation import _terms, encoded, evaluating, log_mean_weight
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
@@ -77,7 +77,7 @@ def reliability(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0) -> 
     if num_samples < _FEWEST:
         raise ValueError(f"num_samples must be at least {_FEWEST}, for a tail to fit, not {num_samples}")
     with evaluating(vae), isolated(seed):
-        q = vae.encode(x[:1].to(next(vae.parameters()).device))
+        (q,) = encoded(vae, x[:1])
     if is_point(q) or q.support.is_discrete:
         kind = "a point" if is_point(q) else "discrete"
         raise ValueError(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation import evaluating, moments
+from pyrovae.evaluation import encoded, evaluating, moments
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
@@ -41,9 +41,8 @@ def latent_means(vae: VAE, x: Tensor, batch_size: int = 1000) -> Tensor:
         batch_size: data at a time.
     """
     vae.check(x)
-    device = next(vae.parameters()).device
     with evaluating(vae), isolated(0):  # an encoder may draw
-        return torch.cat([moments(vae.encode(part.to(device)))[0].cpu() for part in x.split(batch_size)])
+        return torch.cat([moments(q)[0].cpu() for q in encoded(vae, x, batch_size)])
 
 
 def classification(

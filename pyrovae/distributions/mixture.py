@@ -10,7 +10,7 @@ from torch.distributions import Independent
 
 from pyrovae.distributions.normal import Normal
 
-__all__ = ["Mixture"]
+__all__ = ["Mixture", "table_size"]
 
 _NORMALS = (Normal, dist.Normal, torch.distributions.Normal)
 _CHUNK = 2**21  # numbers of a table of points, components and dimensions at a time
@@ -47,6 +47,23 @@ class Mixture(dist.MixtureSameFamily):
         if not math.prod(batch_shape) or self.batch_shape:
             return super().expand(batch_shape, _instance)
         return dist.ExpandedDistribution(self, torch.Size(batch_shape))
+
+
+def table_size(p: dist.TorchDistribution) -> int:
+    """How many numbers log p(z) of a z takes: those of z, or of all components of a mixture.
+
+    Args:
+        p: of batch `()`.
+
+    Example:
+        >>> table_size(Mixture(dist.Categorical(torch.ones(7)), dist.Normal(torch.zeros(7, 3), 1.0).to_event(1)))
+        7
+    """
+    if not isinstance(p, dist.MixtureSameFamily):
+        return math.prod(p.event_shape)
+    components = p.component_distribution
+    number = components.batch_shape[-1]
+    return number if isinstance(p, Mixture) and _are_normals(components) else number * math.prod(p.event_shape)
 
 
 def _are_normals(components: torch.distributions.Distribution) -> bool:
