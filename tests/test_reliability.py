@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyrovae import VAE, encoders, evaluation, exact, likelihoods, networks, priors
-from pyrovae.diagnostics.reliability import reliability
+from pyrovae.diagnostics.reliability import Reliability, reliability
 from pyrovae.scale import positive, unconstrained
 
 
@@ -81,3 +81,8 @@ def test_too_few_draws_are_refused():
     assert reliability(scaled(model, 0.5).vae, x, num_samples=25).pareto_k.isfinite().all()
     with pytest.raises(ValueError, match="num_samples must be at least 25"):
         reliability(model.vae, x, num_samples=24)
+
+
+def test_a_k_that_is_no_number_is_very_bad():
+    k = torch.tensor([math.nan, -math.inf, 0.8, 2.0])
+    assert Reliability(k, k, k, threshold=0.7).shares == (0.25, 0.25, 0.5)

@@ -23,14 +23,14 @@ class Shares(NamedTuple):
 
     good: float  # below the threshold
     bad: float  # from there to 1: the mean of the weights exists, but more draws hardly help
-    very_bad: float  # above 1: the weights have no mean
+    very_bad: float  # above 1: the weights have no mean; or NaN
 
 
 class Reliability(NamedTuple):
     """What the tail of the importance weights w_k = p(x, z_k) / q(z_k | x) says of q(z | x), for each datum."""
 
     # k-hat, the tail's shape, `(N,)`: w has moments up to the order 1 / k. It is -inf for weights that hardly differ,
-    # inf where most are too small beside the largest for floating point.
+    # inf where most are too small beside the largest for floating point, NaN where a weight is.
     pareto_k: Tensor
     std_error: Tensor  # of pareto_k, `(N,)`, asymptotic
     ess: Tensor  # effective number of draws, (sum w)^2 / sum w^2, of K, `(N,)`; far too large where k-hat is bad
@@ -39,7 +39,7 @@ class Reliability(NamedTuple):
     @property
     def shares(self) -> Shares:
         """The shares of the data whose k-hat is good, bad and very bad."""
-        good, very_bad = ((self.pareto_k < self.threshold), (self.pareto_k > 1))
+        good, very_bad = self.pareto_k < self.threshold, ~(self.pareto_k <= 1)
         share = [t.double().mean().item() for t in (good, ~(good | very_bad), very_bad)]
         return Shares(*share)
 
