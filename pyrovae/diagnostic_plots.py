@@ -237,6 +237,8 @@ _STATISTICS = (("data", "tab:red", 2), ("data sets that the model gives", "light
 def pixels(x: Tensor, mean: Tensor, deviation: Tensor) -> Figure:
     """Data over the mean of each pixel of p(x' | x), and over its standard deviation, one datum a column.
 
+    Data above 1, such as counts, and means are shown from 0 to the largest of them.
+
     Args:
         x: images, `(n, C, H, W)`.
         mean: of pixels of images x' ~ p(x' | z), z ~ q(z | x), `(n, C, H, W)`.
@@ -249,8 +251,11 @@ def pixels(x: Tensor, mean: Tensor, deviation: Tensor) -> Figure:
     """
     figure = Figure(figsize=(max(2.6 + 0.55 * len(x), 6.5), 0.8 + 3 * 0.55), layout="constrained")
     axes, largest = figure.subplots(), deviation.max().clamp(min=1e-12)
-    names = ["data x", "mean", f"std, black {largest:.2f}"]
-    _montage(axes, torch.stack([x, mean, deviation / largest]), names)
+    names, scale = ["data x", "mean", f"std, black {largest:.2f}"], 1.0
+    if x.max() > 1:
+        scale = torch.maximum(x.max(), mean.max())
+        names[:2] = (f"{name}, up to {scale:.3g}" for name in names[:2])
+    _montage(axes, torch.stack([x / scale, mean / scale, deviation / largest]), names)
     axes.set_title("Posterior predictive distribution of each pixel")
     return figure
 

@@ -106,3 +106,12 @@ def test_z_1_runs_to_the_right():
     assert axes.get_ylim()[0] < -1 < axes.get_ylim()[1]
     assert axes.get_xlim()[0] > 0 > axes.get_ylim()[1]
     assert axes.lines[0].get_xydata().tolist() == [[2.0, -1.0]]
+
+
+def test_pixels_of_counts_are_shown_up_to_the_largest_and_others_as_they_are():
+    x = torch.tensor([0.0, 2.0, 4.0, 8.0]).reshape(1, 1, 2, 2)
+    for scale, name in ((1, "data x, up to 8"), (1 / 8, "data x")):
+        axes = plots.pixels(scale * x, scale * x / 2, x).axes[0]
+        shown = axes.images[0].get_array()[1:3, 1:3]  # of the first row
+        np.testing.assert_allclose(shown, [[0, 0.25], [0.5, 1]])
+        assert axes.get_yticklabels()[0].get_text() == name
