@@ -52,7 +52,9 @@ def test_statistics_suit_the_data_and_are_what_they_are_called():
     assert statistics_of(counts) is COUNTS
     assert statistics_of(counts - 1) is TABLES
     assert statistics_of(counts.clamp(max=1)) is TABLES
-    assert statistics_of(counts[..., None, None]) is IMAGES
+    assert statistics_of(counts[..., None, None]) is COUNTS
+    assert statistics_of(counts[..., None, None] / 5) is IMAGES
+    assert statistics_of(counts[:, :1] - 1).keys() == TABLES.keys() - {"correlation"}
     np.testing.assert_allclose(COUNTS["dispersion"](counts), np.mean([4 / 2, 1 / 4]))
     x = torch.randn(40, 3).exp()
     z = (x.numpy() - x.numpy().mean(0)) / x.numpy().std(0, ddof=1)
@@ -61,6 +63,19 @@ def test_statistics_suit_the_data_and_are_what_they_are_called():
     np.testing.assert_allclose(TABLES["correlation"](x), np.abs(r[np.triu_indices(3, 1)]).mean(), rtol=1e-5)
     image = torch.tensor([[[[0.0, 1.0], [0.5, 0.5]]]])
     np.testing.assert_allclose(IMAGES["roughness"](image), ((1 + 0) / 2 + (0.5 + 0.5) / 2) / 2)
+
+
+def test_where_a_statistic_is_no_number_there_is_no_p_value():
+    model = LinearGaussian(latent_dim=1, data_dim=1)
+    x = model.sample(20)
+    statistics = {
+        "never": TABLES["correlation"],
+        "not of the data": lambda t: torch.where((t == x).all(), torch.inf, t.mean()),
+        "not of all draws": lambda t: torch.where(t.mean() > 0, torch.nan, t.mean()),
+    }
+    found = predictive_checks(model.vae, x, statistics=statistics, num_replications=20)
+    assert all(np.isnan(check.p_value) for check in found.values())
+    assert not any(np.isnan(check.p_value) for check in predictive_checks(model.vae, x).values())
 
 
 def test_checks_of_ones_own_and_what_is_refused():

@@ -1,5 +1,6 @@
 """Predictive checks: does the model give data like those that it was fitted to?"""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
@@ -21,7 +22,9 @@ class Check(NamedTuple):
 
     observed: float  # T(x)
     replicated: Tensor  # T(x') of R data sets x', `(R,)`
-    p_value: float  # two-sided: twice the share of T(x') as extreme as T(x), or more, on the side where there are fewer
+    # two-sided: twice the share of T(x') as extreme as T(x), or more, on the side where there are fewer; NaN where not
+    # all of them are finite
+    p_value: float
 
 
 def _roughness(x: Tensor) -> Tensor:
@@ -63,15 +66,18 @@ TABLES: Mapping[str, Statistic] = {
 
 
 def statistics_of(x: Tensor) -> Mapping[str, Statistic]:
-    """`IMAGES` for data `(N, C, H, W)`; else `COUNTS` for whole numbers from 0, not all 0 or 1; else `TABLES`.
+    """`COUNTS` for whole numbers from 0, not all 0 or 1; else `IMAGES` for data `(N, C, H, W)`; else `TABLES`.
+
+    Of a single column there is no correlation.
 
     Args:
         x: data, `(N, *event)`.
     """
+    if (x >= 0).all() and (x == x.round()).all() and (x > 1).any():
+        return COUNTS
     if x.dim() == 4:
         return IMAGES
-    is_count = bool((x >= 0).all() and (x == x.round()).all() and (x > 1).any())
-    return COUNTS if is_count else TABLES
+    return {name: of for name, of in TABLES.items() if name != "correlation"} if x[0].numel() == 1 else TABLES
 
 
 def predictive_checks(
@@ -131,7 +137,9 @@ def predictive_checks(
         for name, statistic in statistics.items():
             t, observed = torch.stack([of[name] for of in replicated]), statistic(x)
             fewer = torch.stack([(t >= observed).sum(), (t <= observed).sum()]).min().item()
-            found[name] = Check(observed.item(), t, min(1.0, 2 * (fewer + 1) / (num_replications + 1)))
+            finite = t.isfinite().all() and observed.isfinite()
+            p = min(1.0, 2 * (fewer + 1) / (num_replications + 1)) if finite else math.nan
+            found[name] = Check(observed.item(), t, p)
     return found
 
 
