@@ -34,7 +34,7 @@ from pyrovae.options import Parser
 from pyrovae.priors import StandardNormal
 from pyrovae.priors.prior import Prior
 from pyrovae.rng import isolated
-from pyrovae.training import History, fit
+from pyrovae.training import History, _checked, fit
 from pyrovae.vae import VAE
 
 __all__ = ["Run", "build", "load", "parse", "parser", "report", "score", "summary", "train"]
@@ -107,6 +107,7 @@ def build(
         with isolated(seed, name):
             parts[name] = make()
     vae = VAE(**parts)
+    _checked(vae, dataset.train, None)  # before what starts from data takes them as they are
     for part in vae.modules():
         if hasattr(part, "start_from"):  # from what the training data are like
             with isolated(seed, "start"):

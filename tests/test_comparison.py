@@ -737,7 +737,7 @@ TWO = ["--entries", "a:", "b: --objective IWAE"]
         (["--dequantize", "true", "--entries", "a:"], "entry 'a': Bernoulli needs .*binarize"),
         (["--entries", "a: --binarize static --dequantize true"], "leaves no grey levels to dequantize"),
         (["--entries", "a: --likelihood DiscretizedLogistic --likelihood.levels 17"], "number of levels to theirs"),
-        (["--entries", "a: --likelihood Categorical --likelihood.categories 17"], "of 17 values, but test"),
+        (["--entries", "a: --likelihood Categorical --likelihood.categories 17"], "of 17 values, but train"),
         (["--entries", "a:", "bits: --prior Bernoulli --encoder Bernoulli"], "entry 'bits': .*Pathwise"),
         ([*TWO, "--decoder_evaluations", "800"], "an epoch of entry 'b' takes 900 .*budget of 800"),
         ([*TWO, "--decoder_evaluations", "1e6", "--max_seconds", "9"], "one budget"),

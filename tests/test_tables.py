@@ -1,11 +1,13 @@
 """Tables of numbers, counts, and sequences with an index."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from data_files import PARTS, equal, in_parts, pixels, save
 
-from pyrovae import data
+from pyrovae import data, likelihoods, runs
 
 pytestmark = pytest.mark.usefixtures("no_network", "opened")
 
@@ -106,6 +108,14 @@ def test_counts_are_kept_as_they_are(dtype, tmp_path):
     for x, raw in zip(in_parts(found), (counts, counts[:9], counts[9:]), strict=True):
         assert equal(x, raw)
     assert (found.protocol.scaling, found.protocol.levels) == ("none", None)
+
+
+def test_classes_without_their_step_are_refused_with_the_remedy(tmp_path):
+    x = np.random.default_rng(0).integers(0, 4, (40, 3))
+    build = partial(runs.build, save(tmp_path / "x.npz", x=x), latent_dim=2, device="cpu")
+    with pytest.raises(ValueError, match=r"Categorical needs data in the support.*for classes.*step=1"):
+        build(likelihood=partial(likelihoods.Categorical, categories=4))
+    build(likelihood=partial(likelihoods.Categorical, categories=4, step=1))
 
 
 # Sequences ------------------------------------------------------------------------------------------------------------
