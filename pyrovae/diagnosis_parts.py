@@ -265,9 +265,12 @@ class Parts:
         points = {"importance-resampled": found.resampled, "HMC": found.hmc}
         if found.guide is None:
             points = {"q(z | x)": found.draws, **points}
-        s.figures["posteriors"] = plots.posteriors(
-            found.nodes, found.truth, {name: q for name, q in lines.items() if q is not None}, points, images
-        )
+        lines = {name: q for name, q in lines.items() if q is not None}
+        cell = math.prod((nodes[1] - nodes[0]).item() for nodes in found.nodes)
+        for name, q in lines.items():
+            if missed := int((q.flatten(1).sum(1) * cell < 0.9).sum()):
+                s.sentences.append(f"{name} is off the grid, or narrower than its spacing, for {missed} of the data.")
+        s.figures["posteriors"] = plots.posteriors(found.nodes, found.truth, lines, points, images)
 
     def verdict(self, s: Section) -> None:
         """All of it in words."""

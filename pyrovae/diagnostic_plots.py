@@ -311,6 +311,8 @@ def _contour_panel(axes: Axes, nodes: list, truth: np.ndarray, guides: dict, dra
         axes.plot(*_array(t).T, ".", color=colors[name], markersize=2.5, alpha=0.6)
     for name, density in guides.items():
         q = _array(density).T
+        if not q.max() > 0:
+            continue
         falling = np.sort(q, axis=None)[::-1]
         mass = falling.cumsum() / falling.sum()
         levels = sorted({falling[min((mass < share).sum(), len(mass) - 1)] for share in (0.95, 0.5)})
@@ -336,7 +338,8 @@ def _line_panel(axes: Axes, nodes: list, truth: np.ndarray, guides: dict, draws:
 
 def _seen(truth: np.ndarray, guides: dict) -> np.ndarray:
     """Where on the grid a density can be seen."""
-    return np.stack([t / t.max() for t in (truth, *map(_array, guides.values()))]).max(0) > 0.005
+    densities = [t for t in (truth, *map(_array, guides.values())) if t.max() > 0]  # a needle may miss all points
+    return np.stack([t / t.max() for t in densities]).max(0) > 0.005
 
 
 def _array(t: Tensor) -> np.ndarray:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrovae.check import unvalidated
 from pyrovae.draws import is_point
-from pyrovae.evaluation import _CHUNK, decoded_size, evaluating, moments
+from pyrovae.evaluation import _CHUNK, density_size, evaluating, moments
 from pyrovae.rng import isolated
 from pyrovae.sites import family
 from pyrovae.supports import describe
@@ -78,10 +78,10 @@ def effective_beta(vae: VAE, x: Tensor, num_samples: int = 64, seed: int = 0) ->
             f"q(z | x) alone: effective_beta needs a prior of its own"
         )
     vae.check(x)
-    size = max(_CHUNK // (num_samples * decoded_size(vae, x)), 1)
-    device = next(vae.parameters()).device
+    size = max(_CHUNK // (num_samples * density_size(vae, x)), 1)
+    like = next(vae.parameters())
     with evaluating(vae), isolated(seed, "effective beta"), unvalidated():
-        slopes = torch.cat([_slopes(vae, part.to(device), num_samples) for part in x.split(size)], -1)
+        slopes = torch.cat([_slopes(vae, part.to(like), num_samples) for part in x.split(size)], -1)
     reconstruction, kl = slopes  # (2, N) each: by the means, by the scales
     if kl[0].mean().abs() < _MOVED:
         return EffectiveBeta(*[math.nan] * 4)
