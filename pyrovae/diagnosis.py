@@ -52,10 +52,11 @@ def _protocol(run: Run) -> Section:
 
 
 def _told(component: Namespace) -> str:
-    """A component as its constructor is called."""
-    given = {name: value for name, value in vars(component.get("init_args", Namespace())).items() if value is not None}
-    arguments = (f"{name}={_told(value) if isinstance(value, Namespace) else value}" for name, value in given.items())
-    return f"{component.class_path.rpartition('.')[2]}({', '.join(arguments)})"
+    """A component as its constructor is called, less what is off."""
+    arguments = vars(component.get("init_args", Namespace()))
+    given = {name: value for name, value in arguments.items() if value is not None and value is not False}
+    told = (f"{name}={_told(value) if isinstance(value, Namespace) else value}" for name, value in given.items())
+    return f"{component.class_path.rpartition('.')[2]}({', '.join(told)})"
 
 
 # For each section its question, references, and parts.
