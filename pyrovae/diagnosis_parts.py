@@ -1,6 +1,7 @@
 """What a diagnosis computes: each part answers one question, with numbers and their meaning, and figures."""
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,6 +45,11 @@ class Parts:
         self.train = (train.draw(generator) if isinstance(train, Drawn) else train)[self.order["train"]]
         self.found = diagnostics.Findings()
 
+    @cached_property
+    def exact(self) -> Tensor | None:
+        """log p(x) of test data, if there is an exact answer."""
+        return known.log_likelihood(self.vae, self.x[: max(_ANNEALED, _GAPS)])
+
     def importance(self, s: Section) -> None:
         """The ELBO, importance sampling, and the exact answer if there is one."""
         x = self.x[:_ANNEALED]
@@ -53,8 +59,9 @@ class Parts:
         )
         meaning = f"{self.num_samples} draws of q(z | x) for each datum; a lower bound on average"
         s.numbers["log p(x), importance sampling"] = _mean(estimate.value, estimate.std_error, meaning)
-        if (exact := known.log_likelihood(self.vae, x)) is not None:
-            s.numbers["log p(x), exact"] = Number(exact.mean().item(), "in closed form, or as a sum or integral over z")
+        if self.exact is not None:
+            meaning = "in closed form, or as a sum or integral over z"
+            s.numbers["log p(x), exact"] = Number(self.exact[:_ANNEALED].mean().item(), meaning)
 
     def annealed(self, s: Section) -> None:
         """Annealed importance sampling, beside the others."""
@@ -74,7 +81,8 @@ class Parts:
             self.found = self.found._replace(missed=Mean(missed.value, missed.std_error, missed.std_error))
         estimates = {"importance sampling": importance, "annealed": estimate}
         shown = {name: (t.value.double(), t.std_error.double()) for name, t in estimates.items()}
-        if (exact := known.log_likelihood(self.vae, x)) is not None:
+        if self.exact is not None:
+            exact = self.exact[:_ANNEALED]
             shown = {"exact": (exact, torch.zeros_like(exact)), **shown}
         s.figures["log_likelihood"] = plots.evidence(shown)
 
@@ -92,10 +100,10 @@ class Parts:
         """The approximation and the amortisation gap, of training and of test data."""
         bars, prior = {}, self.vae.prior()
         wide = FullRankNormal if describe(prior.support) == "R^D" and prior.event_shape[0] > 1 else None
-        for name, x in {"train": self.train[:_GAPS], "test": self.x[:_GAPS]}.items():
-            found = diagnostics.gaps(
-                self.vae, x, wide, known.log_likelihood(self.vae, x), num_samples=self.num_samples, seed=self.seed
-            )
+        train, test = self.train[:_GAPS], self.x[:_GAPS]
+        answers = known.log_likelihood(self.vae, train), None if self.exact is None else self.exact[:_GAPS]
+        for name, x, exact in zip(("train", "test"), (train, test), answers, strict=True):
+            found = diagnostics.gaps(self.vae, x, wide, exact, num_samples=self.num_samples, seed=self.seed)
             means = found.means()
             s.numbers[f"approximation, {name}"] = _over_data(
                 means["approximation"], "log p(x) - L[q*], what the family costs"

@@ -21,6 +21,7 @@ __all__ = ["log_likelihood"]
 
 _STATES = 2**12  # of a discrete z, at most
 _WORK = 2**28  # data, times points of z of an integral, times eights of x unless it is Bernoulli: a minute of one core
+_ERROR = 1e-3  # nats of log p(x) that a grid may be off, by its own estimate
 _CELLS = 2**23  # data at a time, times points of z, 64 MiB for each of a few tables
 
 
@@ -31,10 +32,10 @@ def log_likelihood(vae: VAE, x: Tensor) -> Tensor | None:
       p(x) is normal.
     - p(z) Bernoulli, of at most 12 dimensions: the sum over all z.
     - p(z) with a density on at most two dimensions: `quadrature.grid_posterior`, on 8 standard deviations around p(z),
-      each component if it is a mixture, of 201 points along a dimension, which are doubled until the grid's estimate of
-      its own error is below 0.001 nats for each datum. None if that would take much more than a minute of one core: the
-      limit for 225 binary images is 801 x 801 points, for as many of 8 x 8 grey values 201 x 201; 10,000 binary images
-      have grids in one dimension alone.
+      each component if it is a mixture, of 201 points along a dimension, which are doubled for each datum until the
+      grid's estimate of its own error is below 0.001 nats. None if that would take much more than a minute of one core:
+      the limit for 225 binary images is 801 x 801 points, for as many of 8 x 8 grey values 201 x 201; 10,000 binary
+      images have grids in one dimension alone.
 
     The parameters are taken as they are and the sums are in float64, whatever the precision of the VAE.
 
@@ -92,17 +93,26 @@ def _sum(vae: VAE, x: Tensor) -> Tensor:
 
 
 def _integral(vae: VAE, x: Tensor) -> Tensor | None:
-    """By the coarsest grid that is fine enough, if any is."""
-    limits = _limits(vae.prior)
-    num_points = 201
-    cost = len(x) if type(vae.likelihood) is Bernoulli else x.numel() // 8  # of a point; the first is a matrix product
-    while limits and cost * num_points ** len(limits) <= _WORK:
-        parts = x.split(max(_CELLS // num_points ** len(limits), 1))
-        try:
-            return torch.cat([grid_posterior(vae, part, num_points, limits).log_likelihood for part in parts])
-        except ValueError:  # the grid is too coarse, as the data have been checked
-            num_points = 2 * num_points - 1
-    return None
+    """By the coarsest grid that is fine enough for each datum, if any is for all."""
+    limits, num_points = _limits(vae.prior), 201
+    found, left = torch.empty(len(x), dtype=torch.float64, device=x.device), torch.arange(len(x), device=x.device)
+    binary = type(vae.likelihood) is Bernoulli
+    while limits and len(left):
+        # Of a point; of binary data all at once are a matrix product.
+        cost = len(left) if binary else x[left].numel() // 8
+        if cost * num_points ** len(limits) > _WORK:
+            return None
+        coarse = []
+        for part in left.split(max(_CELLS // num_points ** len(limits), 1)):
+            try:
+                grid = grid_posterior(vae, x[part], num_points, limits, tolerance=1.0)
+            except ValueError:  # far too coarse for one of them, as the data have been checked
+                coarse.append(part)
+                continue
+            found[part] = grid.log_likelihood
+            coarse.append(part[grid.error > _ERROR])
+        left, num_points = torch.cat(coarse), 2 * num_points - 1
+    return found if limits else None
 
 
 def _limits(prior: Prior) -> list[tuple[float, float]]:
