@@ -97,7 +97,7 @@ def kl_bars(kl: Tensor, active: Tensor) -> Figure:
         [2.0, 1.0, 0.0]
     """
     order = _array(kl).argsort()[::-1]
-    figure = Figure(figsize=(min(5 + 0.15 * len(order), 14), 4.2), layout="constrained")
+    figure = Figure(figsize=(min(6.5 + 0.15 * len(order), 15), 4.2), layout="constrained")
     axes = figure.subplots()
     colors = np.where(_array(active)[order], "tab:blue", "lightgrey")
     axes.bar(range(len(order)), _array(kl)[order], color=colors, width=0.8)
@@ -107,7 +107,7 @@ def kl_bars(kl: Tensor, active: Tensor) -> Figure:
         axes.set_xticks([])
     axes.set(xlabel="dimension of z, sorted", ylabel="KL (nats)", title="KL of each dimension")
     lines = [Line2D([], [], color=c, linewidth=6, label=n) for n, c in (("active", "tab:blue"), ("not", "lightgrey"))]
-    axes.legend(handles=lines)
+    figure.legend(handles=lines, loc="outside right upper")
     return figure
 
 

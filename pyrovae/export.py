@@ -110,7 +110,8 @@ def projector(vae: VAE, x: Tensor, folder: str | Path, labels: Tensor | None = N
     images = x.float().clamp(0, 1).cpu() if x.dim() == 4 and x.shape[1] in (1, 3) else None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-        with SummaryWriter(beside) as writer:
+        new = Path(beside) / folder.name
+        with SummaryWriter(new) as writer:
             writer.add_embedding(means, None if labels is None else labels.tolist(), images, tag="latent_means")
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(beside, folder)
+        new.rename(folder)
