@@ -29,7 +29,7 @@ def diagnose(run: Run, num_samples: int = 1000) -> Iterator[Section]:
             try:
                 getattr(parts, name)(section)
             except ValueError as error:
-                section.sentences.append(f"Left out: {error}.")
+                section.sentences.append(f"Left out, {name.replace('_', ' ')}: {error}.")
             except Exception as error:  # one part that fails must not cost the others
                 section.sentences.append(
                     f"Left out: {name.replace('_', ' ')} failed ({type(error).__name__}: {error})."
@@ -73,8 +73,8 @@ _PLAN = {
         "bidirectional",
     ),
     "The gap": (
-        "Is the posterior's family to blame for log p(x) - L(x), or the encoder? Of {gaps} training and test data; "
-        "errors are those of the mean over data.",
+        "Is the posterior's family to blame for log p(x) - L(x), or the encoder? Of up to {gaps} training and "
+        "test data each; errors are those of the mean over data.",
         {"Cremer et al. (2018)": "https://arxiv.org/abs/1801.03558"},
         "gaps",
     ),

@@ -20,7 +20,7 @@ __all__ = ["Parts", "counts"]
 
 # How many data, drawn at random, of what takes longest.
 _ANNEALED, _SIMULATED, _GAPS, _SOME, _MANY = 50, 50, 100, 500, 2000
-_TEMPERATURES = 500
+_CHAINS, _TEMPERATURES = 16, 500
 _PICTURES = 8
 
 
@@ -50,10 +50,14 @@ class Parts:
         """log p(x) of test data, if there is an exact answer."""
         return known.log_likelihood(self.vae, self.x[: max(_ANNEALED, _GAPS)])
 
+    @cached_property
+    def scores(self) -> evaluation.Scores:
+        """The ELBO and log p(x) of test data."""
+        return evaluation.scores(self.vae, self.x[:_ANNEALED], self.num_samples, self.seed)
+
     def importance(self, s: Section) -> None:
         """The ELBO, importance sampling, and the exact answer if there is one."""
-        x = self.x[:_ANNEALED]
-        bound, estimate = evaluation.scores(self.vae, x, self.num_samples, self.seed)
+        bound, estimate = self.scores
         s.numbers["ELBO"] = _mean(
             bound.value, bound.std_error, "E_q[log p(x | z)] - KL(q(z | x) || p(z)), nats a datum"
         )
@@ -66,12 +70,12 @@ class Parts:
     def annealed(self, s: Section) -> None:
         """Annealed importance sampling, beside the others."""
         x = self.x[:_ANNEALED]
-        estimate = diagnostics.ais(self.vae, x, num_temperatures=_TEMPERATURES, seed=self.seed)
-        meaning = f"16 chains from p(z) over {_TEMPERATURES} temperatures; a lower bound on average"
+        estimate = diagnostics.ais(self.vae, x, _CHAINS, _TEMPERATURES, seed=self.seed)
+        meaning = f"{_CHAINS} chains from p(z) over {_TEMPERATURES} temperatures; a lower bound on average"
         s.numbers["log p(x), annealed"] = _mean(estimate.value, estimate.std_error, meaning)
         s.numbers["acceptance"] = Number(estimate.acceptance.mean().item(), "share of HMC's proposals that are taken")
-        s.numbers["effective chains"] = Number(estimate.ess.mean().item(), "of 16, the mean over data")
-        importance = evaluation.log_likelihood(self.vae, x, self.num_samples, self.seed)
+        s.numbers["effective chains"] = Number(estimate.ess.mean().item(), f"of {_CHAINS}, the mean over data")
+        importance = self.scores.log_likelihood
         difference, error = diagnostics.agreement(estimate, importance)
         meaning = (
             "positive: importance sampling misses a part, negative: annealing does, and more temperatures would do"
@@ -88,7 +92,7 @@ class Parts:
 
     def bidirectional(self, s: Section) -> None:
         """Bounds from both sides of simulated data."""
-        bounds = diagnostics.bdmc(self.vae, _SIMULATED, num_temperatures=_TEMPERATURES, seed=self.seed)
+        bounds = diagnostics.bdmc(self.vae, _SIMULATED, _CHAINS, _TEMPERATURES, seed=self.seed)
         s.numbers["gap on simulated data"] = Number(
             bounds.gap.item(),
             "upper - lower bound on log p(x) of data drawn from the model; annealing is on average at most so far off",
@@ -166,7 +170,15 @@ class Parts:
 
     def collapse(self, s: Section) -> None:
         """Which dimensions carry something."""
-        found = diagnostics.collapse(self.vae, self.x[:_MANY])
+        x = self.x[:_MANY]
+        try:
+            found = diagnostics.collapse(self.vae, x)
+        except ValueError:  # no KL of each dimension, but means that move or do not
+            active = evaluation.active_units(self.vae, x)
+            s.numbers["active units"] = Number(
+                active.value, f"of {len(active.variance)}: the variance of E[z_d | x] is > 0.01"
+            )
+            raise
         self.found = self.found._replace(collapse=found)
         moved = found.active.variance > 0.01
         s.numbers["active units"] = Number(
@@ -179,11 +191,17 @@ class Parts:
 
     def beta(self, s: Section) -> None:
         """The weight of the KL that q(z | x) is adapted to."""
-        found = diagnostics.effective_beta(self.vae, self.train[:_SOME], seed=self.seed)
+        x = self.train[:_SOME]
+        found = diagnostics.effective_beta(self.vae, x, seed=self.seed)
         self.found = self.found._replace(beta=found)
+        if math.isnan(found.value):
+            s.sentences.append("z carries so little that no weight of the KL can be told from q(z | x).")
+            return
         parts = f"{found.location:.2f} by its means, {found.scale:.2f} by its scales"
         s.numbers["effective beta"] = Number(
-            found.value, f"weight of the KL for which q(z | x) is best: {parts}", found.std_error
+            found.value,
+            f"weight of the KL for which q(z | x) is best, of {len(x)} training data: {parts}; error over data",
+            found.std_error,
         )
 
     def prior_checks(self, s: Section) -> None:
@@ -282,10 +300,11 @@ class Parts:
 
     def verdict(self, s: Section) -> None:
         """All of it in words."""
-        elbo = self.run.options.objective.class_path.rpartition(".")[2].endswith("ELBO")
-        s.sentences = diagnostics.verdict(self.found, self.vae, elbo)
+        name = self.run.options.objective.class_path.rpartition(".")[2]
+        s.sentences = diagnostics.verdict(self.found, self.vae, name in _ELBOS)
 
 
+_ELBOS = ("ELBO", "Trace_ELBO", "TraceMeanField_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "JitTrace_ELBO")
 _LABELLED = 10_000  # of training data, and of test data
 _GAP_PARTS = ("approximation", "amortisation")
 _K_HAT = {
@@ -301,9 +320,9 @@ _INFORMATION = {
     "dimension_kl": "sum of KL(q(z_d) || p(z_d)): how far each dimension is from the prior",
 }
 _ACCURACY = {
-    "linear_probe": "share of test labels told by logistic regression on the latent means",
-    "nearest_neighbours": "by the five nearest latent means",
-    "most_frequent": "by always telling the most frequent label",
+    "linear_probe": "share of test labels told by logistic regression on the latent means; error over data",
+    "nearest_neighbours": "by the five nearest latent means; error over data",
+    "most_frequent": "by always telling the most frequent label; error over data",
 }
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,24 @@ from pyrovae.evaluation import _CHUNK, density_size, evaluating, moments
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
-__all__ = ["inference_data", "projector"]
+__all__ = ["inference_data", "projector", "require"]
 
-_HINT = "install what it takes by pip install 'pyrovae[export]', or from a clone by pip install -e '.[export]'"
+
+def require(*packages: str) -> None:
+    """Refuse to export without these packages.
+
+    Args:
+        packages: `arviz_base` and `h5netcdf` for `inference_data`, `tensorboard` for `projector`.
+
+    Raises:
+        ModuleNotFoundError: if one is not installed.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f"an export needs {package}: install it by pip install 'pyrovae[export]', or from a clone by "
+                f"pip install -e '.[export]'"
+            )
 
 
 def inference_data(vae: VAE, x: Tensor, num_draws: int = 100, labels: Tensor | None = None, seed: int = 0) -> Any:
@@ -51,10 +67,9 @@ def inference_data(vae: VAE, x: Tensor, num_draws: int = 100, labels: Tensor | N
         >>> inference_data(model.vae, model.sample(10)).posterior.z.shape
         (1, 100, 10, 2)
     """
-    try:
-        from arviz_base import from_dict  # which takes a second
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"an export for ArviZ needs arviz-base: {_HINT}") from error
+    require("arviz_base")
+    from arviz_base import from_dict  # which takes a second
+
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, not {num_draws}")
     vae.check(x)
@@ -102,10 +117,9 @@ def projector(vae: VAE, x: Tensor, folder: str | Path, labels: Tensor | None = N
     References:
         Smilkov et al. (2016), Embedding projector, https://arxiv.org/abs/1611.05469
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"an export for the projector needs tensorboard: {_HINT}") from error
+    require("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     means, folder = latent_means(vae, x), Path(folder)
     images = x.float().clamp(0, 1).cpu() if x.dim() == 4 and x.shape[1] in (1, 3) else None
     folder.parent.mkdir(parents=True, exist_ok=True)

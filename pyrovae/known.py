@@ -20,7 +20,9 @@ from pyrovae.vae import VAE
 __all__ = ["log_likelihood"]
 
 _STATES = 2**12  # of a discrete z, at most
-_WORK = 2**28  # data, times points of z of an integral, times eights of x unless it is Bernoulli: a minute of one core
+# Data, times points of z, summed over grids, times eights of x unless it is Bernoulli: about a minute of one core.
+_WORK = 2**28
+_POINTS = 2**23  # of a grid, at most
 _ERROR = 1e-3  # nats of log p(x) that a grid may be off, by its own estimate
 _CELLS = 2**23  # data at a time, times points of z, 64 MiB for each of a few tables
 
@@ -94,16 +96,16 @@ def _sum(vae: VAE, x: Tensor) -> Tensor:
 
 def _integral(vae: VAE, x: Tensor) -> Tensor | None:
     """By the coarsest grid that is fine enough for each datum, if any is for all."""
-    limits, num_points = _limits(vae.prior), 201
+    limits, num_points, work = _limits(vae.prior), 201, 0
     found, left = torch.empty(len(x), dtype=torch.float64, device=x.device), torch.arange(len(x), device=x.device)
-    binary = type(vae.likelihood) is Bernoulli
+    weight = 1 if type(vae.likelihood) is Bernoulli else max(x[0].numel() // 8, 1)  # the first is a matrix product
     while limits and len(left):
-        # Of a point; of binary data all at once are a matrix product.
-        cost = len(left) if binary else x[left].numel() // 8
-        if cost * num_points ** len(limits) > _WORK:
+        points = num_points ** len(limits)
+        work += weight * len(left) * points
+        if work > _WORK or points > _POINTS:
             return None
         coarse = []
-        for part in left.split(max(_CELLS // num_points ** len(limits), 1)):
+        for part in left.split(max(_CELLS // points, 1)):
             try:
                 grid = grid_posterior(vae, x[part], num_points, limits, tolerance=1.0)
             except ValueError:  # far too coarse for one of them, as the data have been checked

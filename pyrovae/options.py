@@ -58,7 +58,7 @@ def command(main: Callable[[], None], interrupted: str = "--resume goes on from 
     sys.path.append(str(Path.cwd()))  # where import paths given as options are looked for
     try:
         main()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         sys.stderr.write(f"error: {_one_line(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt:

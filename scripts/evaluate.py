@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="diagnose the run and write report.json to its folder")
     parser.add_argument("--export", action="store_true", help="write latent variables for ArviZ and TensorBoard")
     choices = parser.parse_args(arguments)
+    if choices.export:
+        export.require("arviz_base", "h5netcdf", "tensorboard")  # before hours of work
     run, folder = runs.load(choices.run), Path(choices.run)
     num_samples = run.options.num_samples if choices.num_samples is None else choices.num_samples
     print(json.dumps(runs.report(run, folder, num_samples, choices.tsne), indent=2))

@@ -71,7 +71,7 @@ def test_all_is_found_of_a_run_and_said_in_words(tmp_path):
 def test_what_is_not_for_a_model_is_left_out_with_the_reason(tmp_path):
     bits = ("--prior", "Bernoulli", "--encoder", "Bernoulli", "--objective.gradient", "Enumerate", "--latent_dim", "3")
     found = diagnosed(trained(tmp_path / "run", *bits, "--epochs", "1"))
-    reasons = [s for section in found.values() for s in section.sentences if s.startswith("Left out: ")]
+    reasons = [s for section in found.values() for s in section.sentences if s.startswith("Left out, ")]
     assert any("discrete" in reason for reason in reasons), reasons
     assert "rate" in found["Latent variables"].numbers
     assert found["Verdict"].sentences
@@ -121,6 +121,6 @@ def test_numbers_are_shown_to_the_second_digit_of_their_error():
 
 def test_a_point_has_no_bound_and_the_page_says_so(tmp_path):
     found = diagnosed(trained(tmp_path / "run", "--encoder", "Delta", "--latent_dim", "2", "--epochs", "1"))
-    assert found["Verdict"].sentences[0].startswith("No verdict")
+    assert found["Verdict"].sentences[0].endswith("what z carries is not known.")
     assert any("has no density" in sentence for sentence in found["Posteriors"].sentences)
     assert "unknown" in page("A run", [*found.values()])

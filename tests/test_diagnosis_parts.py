@@ -34,8 +34,8 @@ def per_datum(value, n=4, error=0.2):
 
 
 def test_annealing_is_compared_with_importance_sampling(run, monkeypatch):
-    importance = evaluation.LogLikelihood(*per_datum(-25.0), torch.ones(4))
-    monkeypatch.setattr(evaluation, "log_likelihood", lambda *_: importance)
+    found = evaluation.Scores(None, evaluation.LogLikelihood(*per_datum(-25.0), torch.ones(4)))
+    monkeypatch.setattr(evaluation, "scores", lambda *_: found)
     monkeypatch.setattr(diagnostics, "ais", lambda *_, **__: AIS(*per_datum(-24.0), torch.ones(4), torch.ones(4) / 2))
     section, parts = computed(run, "annealed")
     assert section.numbers["log p(x), annealed"].value == -24
@@ -168,3 +168,16 @@ def test_the_protocol_tells_how_it_was_trained(run):
     section = next(iter(diagnosis.diagnose(run, 40)))
     assert section.numbers["objective"].value.startswith("ELBO(num_particles=1, beta=1.0")
     assert section.numbers["optimizer"].value.startswith("Adam(lr=0.001")
+
+
+@pytest.mark.parametrize(
+    ("name", "elbo"), [("Trace_ELBO", True), ("ELBO", True), ("RenyiELBO", False), ("IWAE", False)]
+)
+def test_what_is_no_elbo_is_not_judged_as_one(run, monkeypatch, name, elbo):
+    given = []
+    monkeypatch.setattr(diagnostics, "verdict", lambda found, vae, elbo: given.append(elbo) or [])
+    parts = diagnosis_parts.Parts(run, 40)
+    parts.run = run._replace(options=run.options.clone())
+    parts.run.options.objective.class_path = f"somewhere.{name}"
+    parts.verdict(Section("", ""))
+    assert given == [elbo]

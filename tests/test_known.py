@@ -265,3 +265,17 @@ def test_only_data_that_need_it_have_finer_grids(monkeypatch):
     assert 0 < sizes[-1][0] < 7
     finest = original(copy.deepcopy(vae).double(), x.double(), 6401, (-8.0, 8.0)).log_likelihood
     assert (found - finest).abs().max() < 1e-3
+
+
+def test_the_work_is_bounded_however_few_and_small_the_data(monkeypatch):
+    decode = networks.MLP(2, 5)
+    vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode, 0.001), encoders.DiagonalNormal(networks.MLP(5, 4)))
+    seen = []
+
+    def never(vae, x, num_points, *args, **kwargs):
+        seen.append(num_points)
+        raise ValueError
+
+    monkeypatch.setattr(known, "grid_posterior", never)
+    assert known.log_likelihood(vae, torch.zeros(1, 5)) is None
+    assert max(seen) < 3000

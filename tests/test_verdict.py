@@ -53,7 +53,7 @@ CASES = {
         ["no fault found"],
     ),
     "units not known": ({"collapse": None}, ["rate 4 nats: no fault found"]),
-    "only gaps known": ({"information": None, "collapse": None, "gaps": gap()}, ["No fault found"]),
+    "only gaps known": ({"information": None, "collapse": None, "gaps": gap()}, ["No fault found in the gaps; what z"]),
     "nothing known": ({"information": None, "collapse": None}, ["No verdict"]),
     "only checks known": ({"information": None, "collapse": None, "prior_off": ["mean"]}, ["by the prior differ"]),
     "collapsed": (
@@ -103,7 +103,13 @@ CASES = {
         {"posterior_off": ["share of zeros"], "prior_off": ["share of zeros"]},
         ["by q(z | x) differ from the data in share of zeros: p(x | z) may be of the wrong kind"],
     ),
-    "a wrong prior": ({"prior_off": ["mean"]}, ["differ from the data in mean, those drawn by q(z | x) do not"]),
+    "a wrong prior": (
+        {"prior_off": ["mean"], "posterior_off": []},
+        ["differ from the data in mean, those drawn by q(z | x) do not"],
+    ),
+    "a wrong prior, or likelihood": ({"prior_off": ["mean"]}, ["or p(x | z) is of the wrong kind"]),
+    "checks that found nothing": ({"prior_off": [], "posterior_off": []}, ["no fault found"]),
+    "perhaps collapsed": ({"information": parts(0.11, 0.09, error=0.03)}, ["no fault found"]),
 }  # what is given beside HEALTHY, and what each sentence says; of one sentence, all of it
 
 

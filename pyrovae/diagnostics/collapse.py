@@ -67,7 +67,8 @@ def collapse(vae: VAE, x: Tensor, epsilon: Sequence[float] = (0.001, 0.01, 0.1),
             "q(z | x) ({}) and p(z) ({}) have no KL of each dimension in closed form: evaluation.active_units counts "
             "dimensions of any z, diagnostics.information tells what all carry together".format(*families)
         )
-    active = active / vae.prior().variance.detach()  # z in other units, with a prior that fits, is the same model
+    with evaluating(vae):
+        active = active / vae.prior().variance  # z in other units, with a prior that fits, is the same model
     bounds = kl.new_tensor(epsilon)
     share = (kl < bounds[:, None, None]).double().mean(1)
     std_error = kl.std(0) / math.sqrt(len(kl))

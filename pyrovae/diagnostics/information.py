@@ -109,7 +109,7 @@ def information(vae: VAE, x: Tensor, num_samples: int = 2, seed: int = 0) -> Inf
     if found.at_ceiling:
         notes.append(
             f"the mutual information, {found.mutual_information.value:.2f} nats, is near log {len(x)} = "
-            f"{found.ceiling:.2f}, the most that so many data can show: KL(q(z) || p(z)) is at most what it says"
+            f"{found.ceiling:.2f}, the most that so many data can show: KL(q(z) || p(z)) as given is an upper bound"
         )
     return found._replace(notes=tuple(notes))
 

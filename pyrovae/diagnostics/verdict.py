@@ -32,8 +32,8 @@ class Findings(NamedTuple):
     gaps: Mapping[str, Mean] | None = None  # of test data, as `Gaps.means` has them
     missed: Mean | None = None  # annealed less importance sampling's log p(x), the mean over data
     calibration: Calibration | None = None
-    prior_off: Sequence[str] = ()  # statistics in which data drawn by the prior differ from the data
-    posterior_off: Sequence[str] = ()  # those in which data drawn by q(z | x) do
+    prior_off: Sequence[str] | None = None  # statistics in which data drawn by the prior differ from the data
+    posterior_off: Sequence[str] | None = None  # those in which data drawn by q(z | x) do
 
 
 def verdict(found: Findings, vae: VAE | None = None, elbo: bool = True) -> list[str]:
@@ -67,10 +67,23 @@ def verdict(found: Findings, vae: VAE | None = None, elbo: bool = True) -> list[
         *_of_coverage(found.calibration),
         *_of_checks(found),
     ]
-    if not sentences and all(t is None for t in found[:6]):
-        return ["No verdict: what it takes is not known of this model."]
-    summary = _summary(found.information, found.collapse)
-    return sentences or [f"{summary}no fault found." if summary else "No fault found."]
+    if sentences:
+        return sentences
+    if found.information is None and found.collapse is None:
+        known = ", ".join(words for name, words in _OTHERS.items() if getattr(found, name) is not None)
+        return [
+            f"No fault found in {known}; what z carries is not known." if known else "No verdict: nothing is known."
+        ]
+    return [f"{_summary(found.information, found.collapse)}no fault found."]
+
+
+_OTHERS = {
+    "gaps": "the gaps",
+    "missed": "importance sampling",
+    "calibration": "the calibration",
+    "prior_off": "data drawn by the prior",
+    "posterior_off": "data drawn by q(z | x)",
+}
 
 
 def _summary(information: Information | None, collapse: Collapse | None) -> str:
@@ -83,7 +96,8 @@ def _of_units(information: Information | None, collapse: Collapse | None) -> lis
     """Units that carry nothing, and those that carry too much."""
     summary = _summary(information, collapse)
     remedies = "Try a warm-up of the KL, free bits, a weaker decoder, or a smaller beta, if that is above 1."
-    if information and information.mutual_information.value < _EMPTY:
+    mutual = information and information.mutual_information
+    if mutual and mutual.value + 2 * mutual.sampling_error < _EMPTY:
         return [f"{summary}collapsed, z tells next to nothing of x. {remedies}"]
     if not collapse:
         return []
@@ -187,12 +201,14 @@ def _of_checks(found: Findings) -> list[str]:
             f"Data drawn by q(z | x) differ from the data in {', '.join(found.posterior_off)}: p(x | z) may be of the "
             f"wrong kind. Try another likelihood, or a better decoder."
         ]
-    if found.prior_off:
-        return [
-            f"Data drawn by the prior differ from the data in {', '.join(found.prior_off)}, those drawn by q(z | x) do "
-            f"not: p(z) is not where the data are encoded. Try a prior that is learned."
-        ]
-    return []
+    if not found.prior_off:
+        return []
+    differ = f"Data drawn by the prior differ from the data in {', '.join(found.prior_off)}"
+    if found.posterior_off is None:
+        return [f"{differ}: p(z) is not where the data are encoded, or p(x | z) is of the wrong kind."]
+    return [
+        f"{differ}, those drawn by q(z | x) do not: p(z) is not where the data are encoded. Try a prior that learns."
+    ]
 
 
 def _name(vae: VAE | None, part: str) -> str:
