@@ -17,6 +17,7 @@ from pyrovae.check import check
 from pyrovae.densities import LogDensities, log_densities
 from pyrovae.drawn import Drawn
 from pyrovae.evaluation import evaluating
+from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
@@ -58,7 +59,7 @@ def refusal(
     return None
 
 
-def require(vae: VAE, objective: pyro.infer.ELBO | None = None, x: Tensor | None = None) -> LogDensities:
+def require(vae: Model, objective: pyro.infer.ELBO | None = None, x: Tensor | None = None) -> LogDensities:
     """Refuse a model, an objective and data that cannot be trained together; nothing is changed.
 
     Args:
@@ -91,14 +92,14 @@ def require(vae: VAE, objective: pyro.infer.ELBO | None = None, x: Tensor | None
             return log_densities(vae.model, vae.guide, x[:2])
 
 
-def _try(objective: pyro.infer.ELBO, vae: VAE, x: Tensor) -> None:
+def _try(objective: pyro.infer.ELBO, vae: Model, x: Tensor) -> None:
     """Refuse what one of Pyro's own objectives cannot do."""
     if not isinstance(objective, pyro.infer.ELBO):
         return  # a function, of which nothing is known
     try:
         copy.copy(objective).loss(vae.model, vae.guide, x)  # a copy, as Pyro notes down how the plates are nested
     except NotImplementedError as error:
+        part = type(getattr(vae, "encoder", vae)).__name__
         raise ValueError(
-            f"{type(objective).__name__} does not take {type(vae.encoder).__name__} ({error}): use one of "
-            f"pyrovae.objectives"
+            f"{type(objective).__name__} does not take {part} ({error}): use one of pyrovae.objectives"
         ) from error

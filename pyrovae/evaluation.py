@@ -6,7 +6,7 @@ device than the model, and of another precision; results are as the model is.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,9 +17,10 @@ from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from pyrovae.check import unvalidated
-from pyrovae.densities import log_densities
+from pyrovae.densities import LogDensities, log_densities
 from pyrovae.distributions.mixture import table_size
 from pyrovae.draws import is_point
+from pyrovae.model import Model
 from pyrovae.parameters import ModuleParameters
 from pyrovae.rng import isolated
 from pyrovae.sites import base
@@ -72,7 +73,7 @@ class ActiveUnits(NamedTuple):
     variance: Tensor  # Var_x(E_q[z_d | x]), `(D,)`
 
 
-def elbo(vae: VAE, x: Tensor, num_samples: int = 1, seed: int = 0, compile: bool = False) -> ELBO:
+def elbo(vae: Model, x: Tensor, num_samples: int = 1, seed: int = 0, compile: bool = False) -> ELBO:
     """L(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)), each term the mean over K draws.
 
     Args:
@@ -95,7 +96,9 @@ def elbo(vae: VAE, x: Tensor, num_samples: int = 1, seed: int = 0, compile: bool
     return scores(vae, x, num_samples, seed, compile).elbo
 
 
-def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0, compile: bool = False) -> LogLikelihood:
+def log_likelihood(
+    vae: Model, x: Tensor, num_samples: int = 5000, seed: int = 0, compile: bool = False
+) -> LogLikelihood:
     """log p(x) ~ log 1/K sum_k w_k, with w_k = p(x, z_k) / q(z_k | x), from exactly K draws for each datum.
 
     On average the estimate is a lower bound, which rises to log p(x) with K. Memory is bounded, whatever K.
@@ -122,7 +125,7 @@ def log_likelihood(vae: VAE, x: Tensor, num_samples: int = 5000, seed: int = 0, 
     return scores(vae, x, num_samples, seed, compile).log_likelihood
 
 
-def scores(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, compile: bool = False) -> Scores:
+def scores(vae: Model, x: Tensor, num_samples: int = 1000, seed: int = 0, compile: bool = False) -> Scores:
     """L(x) and log p(x), as `elbo` and `log_likelihood` have them, from the same draws, in one pass.
 
     Args:
@@ -180,7 +183,7 @@ def std_error(terms: Tensor) -> Tensor:
 
 
 def bounds(
-    vae: VAE,
+    vae: Model,
     x: Tensor,
     num_particles: Sequence[int],
     num_samples: int = 1000,
@@ -261,6 +264,39 @@ def kl_of_each(vae: VAE, x: Tensor) -> Tensor | None:
             except NotImplementedError:  # no closed form for this pair of families
                 return None
         return torch.cat(kl)
+
+
+def kl_per_layer(vae: Model, x: Tensor, num_samples: int = 100, seed: int = 0) -> dict[str, Tensor]:
+    """E_q[log q(z_l | ...) - log p(z_l | ...)] of each latent site, given what it depends on, `(N,)` each, in nats.
+
+    Their sum is the KL of the ELBO. Of a layer that the guide draws from its own conditional of the model it is the
+    mean of a KL; of others, where the guide goes upwards, it is what the layer adds, and may be negative.
+
+    Args:
+        vae: the model.
+        x: data, `(N, *event)`.
+        num_samples: K, draws for each datum.
+        seed: of the draws, which are those of `elbo` for as many.
+
+    References:
+        Sonderby et al. (2016), Ladder variational autoencoders, https://arxiv.org/abs/1602.02282
+
+    Example:
+        >>> from pyrovae.exact import LinearGaussian
+        >>> model = LinearGaussian(latent_dim=2, data_dim=5)
+        >>> x = model.sample(20)
+        >>> layers = kl_per_layer(model.vae, x)
+        >>> [*layers], torch.allclose(layers["z"], elbo(model.vae, x, 100).kl)
+        (['z'], True)
+    """
+    names = []
+
+    def of_sites(densities: LogDensities) -> list[Tensor]:
+        names[:] = densities.log_posterior
+        return [densities.log_posterior[name] - densities.log_prior[name] for name in names]
+
+    batches = [torch.stack([t.mean(0) for t in part]) for part in _terms(vae, x, num_samples, seed, False, of_sites)]
+    return dict(zip(names, torch.cat(batches, 1), strict=True))
 
 
 def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
@@ -366,7 +402,7 @@ def _mean_error(std_error: Tensor) -> float:
 
 
 @contextmanager
-def evaluating(vae: VAE) -> Iterator[None]:
+def evaluating(vae: Model) -> Iterator[None]:
     """Evaluation mode without gradients; each module's mode is restored."""
     modes = {module: module.training for module in vae.modules()}
     vae.eval()
@@ -389,8 +425,20 @@ def encoded(vae: VAE, x: Tensor, batch_size: int = 1000) -> Iterator[TorchDistri
     return (vae.encode(part.to(next(vae.parameters()))) for part in x.split(batch_size))
 
 
-def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int, compile: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each batch of data, log p(x | z) and log q(z | x) - log p(z) of K draws, some at a time, `(K, B)` each."""
+def _whole(densities: LogDensities) -> list[Tensor]:
+    """Log p(x | z) and log q(z | x) - log p(z), `(K, B)` each."""
+    return [densities.reconstruction, densities.rate]
+
+
+def _terms(
+    vae: Model,
+    x: Tensor,
+    num_samples: int,
+    seed: int,
+    compile: bool,
+    terms: Callable[[LogDensities], list[Tensor]] = _whole,
+) -> Iterator[tuple[Tensor, ...]]:
+    """For each batch of data, terms of the log-densities of K draws, some at a time, `(K, B)` each."""
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
     vae.check(x)
@@ -401,7 +449,7 @@ def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int, compile: bool) -> I
     def run(batch: Tensor, size: int) -> list[Tensor]:
         with ModuleParameters():
             densities = log_densities(vae.model, vae.guide, batch, num_samples=size)
-        return [torch.stack([densities.reconstruction, densities.rate])]  # (2, size, B)
+        return [torch.stack(terms(densities))]  # (T, size, B)
 
     staged = Staged(run, "the evaluation") if compile else run
     # What takes long shows how far it is, on a terminal, and how fast.
@@ -416,12 +464,12 @@ def _terms(vae: VAE, x: Tensor, num_samples: int, seed: int, compile: bool) -> I
             yield torch.cat(parts, 1).unbind()
 
 
-def decoded_size(vae: VAE, x: Tensor) -> int:
+def decoded_size(vae: Model, x: Tensor) -> int:
     """How many numbers p(x | z) of a datum takes: those of x, or all that the decoder gives for them."""
     return max(x[0].numel(), math.prod(getattr(getattr(vae.likelihood, "network", None), "out_shape", ())))
 
 
-def density_size(vae: VAE, x: Tensor) -> int:
+def density_size(vae: Model, x: Tensor) -> int:
     """How many numbers p(x, z) of a datum and a z takes: those of p(x | z), or of a mixture's table for p(z)."""
     with evaluating(vae), isolated():  # a prior may be made of the encoder
         return max(decoded_size(vae, x), table_size(vae.prior()))

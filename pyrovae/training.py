@@ -27,6 +27,7 @@ from pyrovae.data import fingerprint
 from pyrovae.densities import log_densities
 from pyrovae.drawn import Drawn
 from pyrovae.files import whole
+from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.objectives import ELBO
 from pyrovae.parameters import ModuleParameters
@@ -35,7 +36,6 @@ from pyrovae.pyro_elbo import Traced
 from pyrovae.rng import isolated
 from pyrovae.staging import Staged
 from pyrovae.svi import SVI
-from pyrovae.vae import VAE
 
 __all__ = ["History", "fit"]
 
@@ -70,7 +70,7 @@ class History(list):
 
 
 def fit(
-    vae: VAE,
+    vae: Model,
     train: Tensor | Dataset,
     valid: Tensor | None = None,
     objective: pyro.infer.ELBO | None = None,
@@ -248,7 +248,7 @@ class _Step:
 
     def __init__(
         self,
-        vae: VAE,
+        vae: Model,
         optim: torch.optim.Optimizer,
         objective: pyro.infer.ELBO,
         clip_norm: float | None,
@@ -285,7 +285,7 @@ class _Step:
             return [log_densities(self.svi.model, self.svi.guide, x).totals]
 
 
-def _epoch(vae: VAE, step: _Step, batches: Batches, schedule: LRScheduler | None, bar: tqdm) -> dict[str, float]:
+def _epoch(vae: Model, step: _Step, batches: Batches, schedule: LRScheduler | None, bar: tqdm) -> dict[str, float]:
     """One pass over the data; its row of the history."""
     start, rate = time.perf_counter(), step.svi.optim.param_groups[0]["lr"]
     vae.train()
@@ -310,7 +310,7 @@ def _epoch(vae: VAE, step: _Step, batches: Batches, schedule: LRScheduler | None
     }
 
 
-def _validation(vae: VAE, valid: Tensor, num_samples: int, seed: int) -> dict[str, float]:
+def _validation(vae: Model, valid: Tensor, num_samples: int, seed: int) -> dict[str, float]:
     with unvalidated():  # a model that diverged gives NaN, of which the caller tells
         bound, evidence = evaluation.scores(vae, valid, num_samples, seed)
     terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
@@ -349,10 +349,12 @@ def _best_epoch(history: History, warm_up: int) -> int:
     return max(history[warm_up:], key=lambda row: row["valid_elbo"], default={"epoch": len(history)})["epoch"]
 
 
-def _groups(vae: VAE, encoder_lr: float | None) -> list[dict[str, Any]]:
+def _groups(vae: Model, encoder_lr: float | None) -> list[dict[str, Any]]:
     """Parameters in the groups of an optimiser: all, or the encoder's with its own learning rate and the others."""
     if encoder_lr is None:
         return [{"params": list(vae.parameters())}]
+    if not hasattr(vae, "encoder"):
+        raise ValueError(f"encoder_lr is for a model with an encoder, but {type(vae).__name__} has none of that name")
     encoder = list(vae.encoder.parameters())
     others = [p for p in vae.parameters() if all(p is not e for e in encoder)]
     return [{"params": others}, {"params": encoder, "lr": encoder_lr}]
@@ -405,7 +407,7 @@ def _check_arguments(
         raise ValueError("to resume, give the folder that holds the checkpoint")
 
 
-def _checked(vae: VAE, train: Tensor | Dataset, valid: Tensor | None) -> Tensor:
+def _checked(vae: Model, train: Tensor | Dataset, valid: Tensor | None) -> Tensor:
     """Some of the training data, if all have a density; of a streamed set the first datum, the others as they come."""
     if isinstance(train, Drawn):
         train = train.draw(torch.Generator(train.device).manual_seed(0))

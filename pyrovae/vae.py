@@ -1,23 +1,21 @@
 """The variational autoencoder, as two probabilistic programs."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import encoders
-from pyrovae.parameters import module, unique_name
+from pyrovae.model import Kind, Model, drawn
+from pyrovae.parameters import module
 from pyrovae.supports import describe, within
 
 __all__ = ["VAE"]
 
-Kind = Literal["mean", "sample"]
 
-
-class VAE(nn.Module):
+class VAE(Model):
     """p(x, z) = p(z) p(x | z), with q(z | x) in place of the intractable p(z | x).
 
     `model` and `guide` are Pyro programs: train them by any of Pyro's or PyTorch's means. Parameters belong to the
@@ -85,22 +83,12 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, kind: Kind = "sample") -> Tensor:
         """Draw z ~ p(z) n times and give, for each, a draw or the mean of p(x | z): `(n, *event)`."""
-        return _draw(self.likelihood(self.prior().sample((n,))), kind)
+        return drawn(self.likelihood(self.prior().sample((n,))), kind)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, kind: Kind = "mean") -> Tensor:
         """Draw z ~ q(z | x) for each datum and give the mean of p(x | z), or a draw from it: `(B, *event)`."""
-        return _draw(self.likelihood(self.encode(x).sample()), kind)
-
-    def check(self, x: Tensor, name: str = "x") -> None:
-        """Refuse data `(N, *event)`, called `name` in the message, to which p(x | z) gives no density."""
-        if hasattr(self.likelihood, "check"):
-            self.likelihood.check(x, name)
-
-    @property
-    def name(self) -> str:
-        """What Pyro's store calls this object; no other object, a copy of this one included, is called so."""
-        return unique_name(self)
+        return drawn(self.likelihood(self.encode(x).sample()), kind)
 
     def _check_fit(self) -> None:
         p = self.prior()
@@ -123,9 +111,3 @@ class VAE(nn.Module):
             takes = getattr(getattr(getattr(self, part), "network", None), "in_shape", None)
             if given is not None and takes is not None and takes != given:
                 raise ValueError(f"the {part}'s network takes {b} of shape {takes}, but {b} has the shape {given}")
-
-
-def _draw(distribution: TorchDistribution, kind: Kind) -> Tensor:
-    if kind not in ("mean", "sample"):
-        raise ValueError(f"kind is 'mean' or 'sample', not {kind!r}")
-    return distribution.mean if kind == "mean" else distribution.sample()

@@ -1,0 +1,56 @@
+"""What every model of the family is: two Pyro programs over the same data."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyrovae.parameters import unique_name
+
+__all__ = ["Kind", "Model"]
+
+Kind = Literal["mean", "sample"]
+
+
+class Model(nn.Module, ABC):
+    """Abstract p(x, z) and q(z | x), as programs whose data and latent variables sit in one plate.
+
+    A subclass has two parts that others look at: `prior`, p(z) of what depends on nothing, called without an argument,
+    and `likelihood`, p(x | z) of the latent variables that x depends on. Parameters belong to the module; in Pyro's
+    store they go by a name that no other object has.
+    """
+
+    prior: nn.Module
+    likelihood: nn.Module
+
+    @abstractmethod
+    def model(self, x: Tensor) -> None:
+        """p(x, z), x observed: data `(B, *event)`."""
+
+    @abstractmethod
+    def guide(self, x: Tensor) -> None:
+        """q(z | x), for data `(B, *event)`."""
+
+    @abstractmethod
+    def sample(self, n: int, kind: Kind = "sample") -> Tensor:
+        """Draw z ~ p(z) n times and give, for each, a draw or the mean of p(x | z): `(n, *event)`."""
+
+    def check(self, x: Tensor, name: str = "x") -> None:
+        """Refuse data `(N, *event)`, called `name` in the message, to which p(x | z) gives no density."""
+        if hasattr(self.likelihood, "check"):
+            self.likelihood.check(x, name)
+
+    @property
+    def name(self) -> str:
+        """What Pyro's store calls this object; no other object, a copy of this one included, is called so."""
+        return unique_name(self)
+
+
+@torch.no_grad()
+def drawn(distribution: TorchDistribution, kind: Kind) -> Tensor:
+    """A draw or the mean of p(x | z)."""
+    if kind not in ("mean", "sample"):
+        raise ValueError(f"kind is 'mean' or 'sample', not {kind!r}")
+    return distribution.mean if kind == "mean" else distribution.sample()
