@@ -98,6 +98,8 @@ class HierarchicalVAE(_Layers):
         torch.Size([5, 1, 8, 8])
     """
 
+    guide_parts = ("encoders",)
+
     def __init__(
         self,
         prior: Callable[[], TorchDistribution],
@@ -153,6 +155,8 @@ class LadderVAE(_Layers):
         >>> vae.reconstruct(torch.zeros(3, 1, 8, 8)).shape
         torch.Size([3, 1, 8, 8])
     """
+
+    guide_parts = ("networks", "encoders")
 
     def __init__(
         self,

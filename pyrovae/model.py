@@ -24,6 +24,7 @@ class Model(nn.Module, ABC):
 
     prior: nn.Module
     likelihood: nn.Module
+    guide_parts: tuple[str, ...] = ("encoder",)  # whose parameters the guide has for itself
 
     @abstractmethod
     def model(self, x: Tensor) -> None:
@@ -41,6 +42,10 @@ class Model(nn.Module, ABC):
         """Refuse data `(N, *event)`, called `name` in the message, to which p(x | z) gives no density."""
         if hasattr(self.likelihood, "check"):
             self.likelihood.check(x, name)
+
+    def guide_parameters(self) -> list[nn.Parameter]:
+        """The parameters that the guide has for itself; all others are the model's."""
+        return [p for part in self.guide_parts for p in getattr(self, part).parameters()]
 
     @property
     def name(self) -> str:

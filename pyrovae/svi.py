@@ -23,12 +23,12 @@ from pyrovae.compatibility import require
 from pyrovae.cuda_graphs import Captured
 from pyrovae.densities import Program
 from pyrovae.drawn import Drawn, Means
+from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
 from pyrovae.precision import Precision, precision
 from pyrovae.pyro_elbo import UNREAD, Traced, loss_and_grads, totals
 from pyrovae.staging import Staged, tracing
-from pyrovae.vae import VAE
 
 __all__ = ["SVI"]
 
@@ -188,7 +188,7 @@ class SVI(pyro.infer.SVI):
 
     def _check(self, *args: Any, **kwargs: Any) -> None:
         """Refuse programs that cannot be trained by the objective."""
-        if isinstance(owner := getattr(self.model, "__self__", None), VAE):
+        if isinstance(owner := getattr(self.model, "__self__", None), Model):
             require(owner, self.objective, *args)
         guide_sites = check(self.model, self.guide, *args, **kwargs)
         if isinstance(self.objective, Objective):

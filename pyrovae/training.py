@@ -107,7 +107,8 @@ def fit(
         epochs: passes over the data.
         batch_size: B, data in a step.
         optimizer: makes a `torch.optim` optimiser of parameter groups, like `partial(torch.optim.Adam, lr=1e-3)`.
-        encoder_lr: learning rate of the encoder, if it shall differ from the optimiser's.
+        encoder_lr: learning rate of the encoder, or of all that is the guide's alone, if it shall differ from the
+            optimiser's.
         scheduler: makes a scheduler of `torch.optim.lr_scheduler` of the optimiser; stepped after each epoch,
             OneCycleLR and CyclicLR after each step; ReduceLROnPlateau watches minus the validation ELBO.
         clip_norm: largest norm of the gradient of all parameters together.
@@ -353,9 +354,7 @@ def _groups(vae: Model, encoder_lr: float | None) -> list[dict[str, Any]]:
     """Parameters in the groups of an optimiser: all, or the encoder's with its own learning rate and the others."""
     if encoder_lr is None:
         return [{"params": list(vae.parameters())}]
-    if not hasattr(vae, "encoder"):
-        raise ValueError(f"encoder_lr is for a model with an encoder, but {type(vae).__name__} has none of that name")
-    encoder = list(vae.encoder.parameters())
+    encoder = vae.guide_parameters()
     others = [p for p in vae.parameters() if all(p is not e for e in encoder)]
     return [{"params": others}, {"params": encoder, "lr": encoder_lr}]
 
