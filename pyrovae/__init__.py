@@ -2,6 +2,7 @@
 
 from pyrovae import (
     baselines,
+    corruptions,
     data,
     diagnostics,
     encoders,
@@ -16,6 +17,8 @@ from pyrovae import (
     runs,
     schedules,
 )
+from pyrovae.autoencoder import Autoencoder
+from pyrovae.hierarchical import HierarchicalVAE, LadderVAE
 from pyrovae.svi import SVI
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -23,7 +26,11 @@ from pyrovae.vae import VAE
 __all__ = [
     "SVI",
     "VAE",
+    "Autoencoder",
+    "HierarchicalVAE",
+    "LadderVAE",
     "baselines",
+    "corruptions",
     "data",
     "diagnostics",
     "encoders",
