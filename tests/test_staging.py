@@ -17,7 +17,11 @@ from torch import nn
 from pyrovae import (
     SVI,
     VAE,
+    Autoencoder,
+    HierarchicalVAE,
+    LadderVAE,
     baselines,
+    corruptions,
     encoders,
     evaluation,
     fit,
@@ -129,6 +133,29 @@ def test_pyros_elbos_are_staged(uncompiled, elbo, num_particles):
         return make_vae().double(), elbo(num_particles=num_particles), make_data().double()
 
     assert_same(make)
+    assert len(uncompiled) == 1
+
+
+def family(kind):
+    """A model of each kind, of data of five dimensions."""
+    torch.manual_seed(0)
+
+    def normal(given, size):
+        return encoders.DiagonalNormal(networks.MLP(given, 2 * size, hidden=(6,)))
+
+    likelihood = likelihoods.Normal(networks.MLP(3, 5, hidden=(6,)))
+    layers = priors.StandardNormal(2), [normal(2, 3)], likelihood
+    if kind == "upwards":
+        return HierarchicalVAE(*layers, [normal(5, 3), normal(3, 2)])
+    if kind == "ladder":
+        return LadderVAE(*layers, [networks.MLP(5, 6), networks.MLP(6, 6)], [normal(6, 3), normal(6, 2)])
+    return Autoencoder(networks.MLP(5, 3), likelihood, getattr(corruptions, kind)())
+
+
+@pytest.mark.parametrize("kind", ["upwards", "ladder", *corruptions.__all__])
+def test_every_model_of_the_family_is_staged(uncompiled, kind):
+    objective = objectives.IWAE(num_particles=3) if kind in ("upwards", "ladder") else objectives.ELBO()
+    assert_same(lambda: (family(kind).double(), objective, torch.linspace(-1, 1, 40).reshape(8, 5).double()))
     assert len(uncompiled) == 1
 
 
