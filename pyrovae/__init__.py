@@ -19,6 +19,7 @@ from pyrovae import (
 )
 from pyrovae.autoencoder import Autoencoder
 from pyrovae.hierarchical import HierarchicalVAE, LadderVAE
+from pyrovae.mixture_vae import MixtureVAE
 from pyrovae.svi import SVI
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -29,6 +30,7 @@ __all__ = [
     "Autoencoder",
     "HierarchicalVAE",
     "LadderVAE",
+    "MixtureVAE",
     "baselines",
     "corruptions",
     "data",

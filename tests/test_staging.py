@@ -20,6 +20,7 @@ from pyrovae import (
     Autoencoder,
     HierarchicalVAE,
     LadderVAE,
+    MixtureVAE,
     baselines,
     corruptions,
     encoders,
@@ -136,6 +137,13 @@ def test_pyros_elbos_are_staged(uncompiled, elbo, num_particles):
     assert len(uncompiled) == 1
 
 
+FAMILY = {
+    "upwards": objectives.IWAE(num_particles=3),
+    "ladder": objectives.IWAE(num_particles=3, gradient=gradients.DReG()),
+    "mixture": objectives.ELBO(gradient=gradients.Enumerate()),
+}
+
+
 def family(kind):
     """A model of each kind, of data of five dimensions."""
     torch.manual_seed(0)
@@ -144,6 +152,8 @@ def family(kind):
         return encoders.DiagonalNormal(networks.MLP(given, 2 * size, hidden=(6,)))
 
     likelihood = likelihoods.Normal(networks.MLP(3, 5, hidden=(6,)))
+    if kind == "mixture":
+        return MixtureVAE(priors.MixtureOfNormals(3, 4), likelihood, normal(5, 3))
     layers = priors.StandardNormal(2), [normal(2, 3)], likelihood
     if kind == "upwards":
         return HierarchicalVAE(*layers, [normal(5, 3), normal(3, 2)])
@@ -152,9 +162,9 @@ def family(kind):
     return Autoencoder(networks.MLP(5, 3), likelihood, getattr(corruptions, kind)())
 
 
-@pytest.mark.parametrize("kind", ["upwards", "ladder", *corruptions.__all__])
+@pytest.mark.parametrize("kind", [*FAMILY, *corruptions.__all__])
 def test_every_model_of_the_family_is_staged(uncompiled, kind):
-    objective = objectives.IWAE(num_particles=3) if kind in ("upwards", "ladder") else objectives.ELBO()
+    objective = FAMILY.get(kind, objectives.ELBO())
     assert_same(lambda: (family(kind).double(), objective, torch.linspace(-1, 1, 40).reshape(8, 5).double()))
     assert len(uncompiled) == 1
 
