@@ -18,6 +18,7 @@ from pyrovae import (
     schedules,
 )
 from pyrovae.autoencoder import Autoencoder
+from pyrovae.em import em_step, variational_em
 from pyrovae.hierarchical import HierarchicalVAE, LadderVAE
 from pyrovae.mixture_vae import MixtureVAE
 from pyrovae.svi import SVI
@@ -35,6 +36,7 @@ __all__ = [
     "corruptions",
     "data",
     "diagnostics",
+    "em_step",
     "encoders",
     "evaluation",
     "exact",
@@ -47,4 +49,5 @@ __all__ = [
     "priors",
     "runs",
     "schedules",
+    "variational_em",
 ]

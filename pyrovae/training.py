@@ -153,7 +153,7 @@ def fit(
         resume,
     )
     device = next(vae.parameters()).device
-    with isolated(seed), _frozen_on_purpose(), _uncollected():
+    with isolated(seed), frozen_on_purpose(), _uncollected():
         batches = Batches(train, batch_size, shuffle, seed, device)
         objective = ELBO() if objective is None else objective
         at_a_point = require(vae, objective, _checked(vae, train, valid)).at_a_point
@@ -224,7 +224,7 @@ def fit(
 
 
 @contextmanager
-def _frozen_on_purpose() -> Iterator[None]:
+def frozen_on_purpose() -> Iterator[None]:
     """Without Pyro's warning, in each step, that a parameter does not require a gradient."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*was not registered in the param store because requires_grad=False")

@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     examples = BLOCKS[1:]
-    assert len(examples) == 10
+    assert len(examples) == 11
     scope = {}
     for code in examples:
         exec(compile(code, "README.md", "exec"), scope)
@@ -32,7 +32,7 @@ def test_the_examples_run(monkeypatch, tmp_path, capsys):
 def two_layers():
     """The README's programs and images."""
     scope = {}
-    for code in (BLOCKS[1], BLOCKS[2], BLOCKS[8].partition("for objective in (")[0]):
+    for code in (BLOCKS[1], BLOCKS[2], BLOCKS[9].partition("for objective in (")[0]):
         exec(compile(code.replace("epochs=50", "epochs=0"), "README.md", "exec"), scope)
     return scope["programs"], scope["images"]
 
