@@ -41,7 +41,7 @@ def hmc(
     Chains that start apart find modes that are apart, which a single chain does not leave; the weights give each mode
     its share. Transitions then part those that were drawn more than once. Draws are exact as K or the number of
     temperatures grows, of whatever q(z | x): where the effective number of chains is small, take more temperatures.
-    `pyro.infer.MCMC(pyro.infer.NUTS(vae.model), ...)` runs on the same model, one chain for all data after another.
+    `pyro.infer.MCMC(pyro.infer.NUTS(vae.model), ...)` runs on the same model, a chain of the z of all data together.
 
     Args:
         vae: the model; its encoder is used by chains that start from it, and by no others.
