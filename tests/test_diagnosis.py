@@ -1,6 +1,7 @@
 """A run is diagnosed in words, in one page that holds all of it, and in numbers."""
 
 import json
+import math
 import re
 import runpy
 from functools import partial
@@ -90,6 +91,21 @@ def test_a_wrong_likelihood_is_told(tmp_path):
     [told] = [s for s in diagnosed(run)["Verdict"].sentences if "by q(z | x)" in s]
     assert "share of zeros" in told
     assert "Try another likelihood" in told
+
+
+@pytest.mark.parametrize(
+    ("beta", "epochs", "told"), [(20, 5, "units active, rate 0"), (0.25, 50, "q(z | x) is as for a KL of weight 0.")]
+)
+def test_a_collapse_and_a_hidden_beta_are_told(tmp_path, monkeypatch, beta, epochs, told):
+    monkeypatch.setattr(diagnosis_parts, "_SOME", 500)
+    options = "--objective.beta", str(beta), "--latent_dim", "2", "--epochs", str(epochs), "--optimizer.lr", "0.003"
+    parts = diagnosis_parts.Parts(trained(tmp_path / "run", *options), 50)
+    for part in (parts.information, parts.collapse, parts.beta, parts.verdict):
+        part(section := Section("", ""))
+    assert told in section.sentences[0]
+    assert "collapsed" in section.sentences[0] if beta > 1 else "a beta below 1" in section.sentences[0]
+    found = parts.found.beta.value
+    assert math.isnan(found) if beta > 1 else abs(found - beta) < 0.1
 
 
 def test_the_command_line_writes_the_page_and_the_same_numbers(tmp_path, capsys):
