@@ -10,6 +10,7 @@ from pyrovae import (
     exact,
     gradients,
     likelihoods,
+    models,
     networks,
     objectives,
     plotting,
@@ -17,13 +18,10 @@ from pyrovae import (
     runs,
     schedules,
 )
-from pyrovae.autoencoder import Autoencoder
 from pyrovae.em import em_step, variational_em
-from pyrovae.hierarchical import HierarchicalVAE, LadderVAE
-from pyrovae.mixture_vae import MixtureVAE
+from pyrovae.models import VAE, Autoencoder, HierarchicalVAE, LadderVAE, MixtureVAE
 from pyrovae.svi import SVI
 from pyrovae.training import fit
-from pyrovae.vae import VAE
 
 __all__ = [
     "SVI",
@@ -43,6 +41,7 @@ __all__ = [
     "fit",
     "gradients",
     "likelihoods",
+    "models",
     "networks",
     "objectives",
     "plotting",

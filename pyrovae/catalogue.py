@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from pyrovae import (
     baselines,
+    corruptions,
     encoders,
     exact,
     gradients,
     likelihoods,
+    models,
     networks,
     objectives,
     priors,
@@ -19,7 +21,19 @@ from pyrovae import (
 
 __all__ = ["Entry", "entries", "markdown", "text"]
 
-KINDS = (priors, likelihoods, encoders, networks, objectives, gradients, baselines, schedules, exact)
+KINDS = (
+    models,
+    priors,
+    likelihoods,
+    encoders,
+    networks,
+    corruptions,
+    objectives,
+    gradients,
+    baselines,
+    schedules,
+    exact,
+)
 
 
 class Entry(NamedTuple):

@@ -69,7 +69,7 @@ def test_the_slide_is_the_code():
     assert normal(guide) == normal(inspect.getsource(pyrovae.VAE.guide))
 
 
-KINDS = ["priors", "likelihoods", "encoders", "networks", "objectives", "gradients", "baselines", "schedules", "exact"]
+KINDS = [module.__name__.rpartition(".")[2] for module in catalogue.KINDS]
 
 
 def test_the_pairs_are_those_that_the_objectives_list():

@@ -28,6 +28,7 @@ from pyrovae import (
     fit,
     gradients,
     likelihoods,
+    models,
     networks,
     objectives,
     priors,
@@ -125,6 +126,7 @@ def test_that_is_all_there_is():
     used = {(c["objective"], c["gradient"]) for c in estimations()}
     assert {o for o, _ in used} == {*objectives.__all__}
     assert {g for _, g in used} == {*gradients.__all__}
+    assert {type(family(kind)).__name__ for kind in (*FAMILY, *corruptions.__all__)} == {*models.__all__} - {"VAE"}
 
 
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
