@@ -32,6 +32,7 @@ __all__ = [
     "bounds",
     "elbo",
     "kl_per_dimension",
+    "kl_per_layer",
     "log_likelihood",
     "log_mean_weight",
     "metrics",
