@@ -23,8 +23,11 @@ class Autoencoder(Model):
 
     Args:
         network: f, maps x to z, `(..., D)`.
-        likelihood: p(x | z); with `likelihoods.Normal` of a fixed scale it is least squares.
+        likelihood: p(x | z), called on z `(..., D)`; with `likelihoods.Normal` of a fixed scale it is least squares.
         corruption: c, such as `corruptions.Masking`, of data in training mode; or None.
+
+    Raises:
+        ValueError: if the two do not fit together, or neither tells the size of z.
 
     References:
         Hinton and Salakhutdinov (2006), Reducing the dimensionality of data with neural networks,
@@ -49,9 +52,11 @@ class Autoencoder(Model):
         corruption: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        gives = getattr(network, "out_shape", None)
-        takes = getattr(getattr(likelihood, "network", None), "in_shape", gives)
-        if gives is not None and (len(gives) != 1 or takes != gives):
+        takes = getattr(getattr(likelihood, "network", None), "in_shape", None)
+        gives = getattr(network, "out_shape", takes)
+        if gives is None:
+            raise ValueError("nothing tells the size of z: give the network an attribute out_shape, such as (2,)")
+        if len(gives) != 1 or takes not in (None, gives):
             raise ValueError(f"the network gives z of shape {gives}, but the likelihood's takes {takes}")
         self.encoder, self.likelihood = network, likelihood
         self.corruption = nn.Identity() if corruption is None else corruption
@@ -87,9 +92,10 @@ class Autoencoder(Model):
 class _Flat(nn.Module):
     """p(z) = 1 on R^D, which is no density of a probability."""
 
-    def __init__(self, shape: tuple[int, ...] | None) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.shape = torch.Size(shape or (1,))
+        self.shape = torch.Size(shape)
 
     def forward(self) -> TorchDistribution:
+        """The measure, batch `()`, event `(D,)`."""
         return dist.ImproperUniform(constraints.real_vector, (), self.shape)

@@ -22,6 +22,7 @@ __all__ = ["Parts", "counts"]
 _ANNEALED, _SIMULATED, _GAPS, _SOME, _MANY = 50, 50, 100, 500, 2000
 _CHAINS, _TEMPERATURES = 16, 500
 _PICTURES = 8
+_MOST = 10_000  # of training data, and of test data, of what takes no time
 
 
 def counts(num_data: int) -> dict[str, int]:
@@ -39,7 +40,7 @@ class Parts:
         test, train = run.dataset.test, run.dataset.train
         # Data may be sorted, so that the first of them are like none of the others.
         self.order = {
-            name: torch.randperm(len(x), generator=generator) for name, x in (("test", test), ("train", train))
+            name: torch.randperm(len(x), generator=generator)[:_MOST] for name, x in (("test", test), ("train", train))
         }
         self.x = test[self.order["test"]]
         self.train = (train.draw(generator) if isinstance(train, Drawn) else train)[self.order["train"]]
@@ -257,10 +258,7 @@ class Parts:
             s.sentences.append("The data have no labels.")
             return
         parts = ((self.train, labels.train, "train"), (self.x, labels.test, "test"))
-        train, test = (
-            (diagnostics.latent_means(self.vae, x[:_LABELLED]), of[self.order[name]][:_LABELLED])
-            for x, of, name in parts
-        )
+        train, test = ((diagnostics.latent_means(self.vae, x), of[self.order[name]]) for x, of, name in parts)
         found = diagnostics.classification(train, test, seed=self.seed)
         for name, meaning in _ACCURACY.items():
             share = getattr(found, name)
@@ -305,7 +303,6 @@ class Parts:
 
 
 _ELBOS = ("ELBO", "Trace_ELBO", "TraceMeanField_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "JitTrace_ELBO")
-_LABELLED = 10_000  # of training data, and of test data
 _GAP_PARTS = ("approximation", "amortisation")
 _K_HAT = {
     "good": "share of the data with k-hat below {:.2f}: importance sampling can be trusted",

@@ -38,9 +38,10 @@ def variational_em(
 ) -> History:
     """In turn: E, the guide climbs L(x) at a fixed model; M, the model climbs it at a fixed guide.
 
-    E-steps make L(x) rise towards log p(x), which stays; M-steps make both rise. Where q(z | x) can be p(z | x) and
-    E-steps reach it, this is the EM algorithm, and log p(x) never falls but for noise; else what E-steps leave of the
-    gap goes into the model. Fitting both at once (`fit`) is the limit of one step each.
+    E-steps make L(x) rise towards log p(x), which stays; M-steps make L(x) rise. Where q(z | x) can be p(z | x) and
+    E-steps reach it, this is the EM algorithm: then L(x) = log p(x) before the M-steps, so that log p(x) rises by at
+    least as much and never falls, but for noise. Where a gap is left, log p(x) may fall while L(x) rises, the gap
+    closing. Fitting both at once (`fit`) is much like one step each.
 
     Args:
         vae: the model, changed in place; `guide_parameters` are the guide's, all others the model's.
@@ -58,8 +59,8 @@ def variational_em(
         progress: whether to show a progress bar.
 
     Returns:
-        A row for each round: `elbo_e`, the ELBO after E, and `elbo`, after M, in nats per datum; `e_steps` taken;
-        `seconds`.
+        A row for each round: `elbo_e`, the ELBO after E (None by batches), and `elbo`, after M, in nats per datum;
+        `e_steps` taken; `seconds`.
 
     Raises:
         ValueError: if a number is out of range, or data have no density.

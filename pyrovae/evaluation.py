@@ -270,8 +270,8 @@ def kl_of_each(vae: VAE, x: Tensor) -> Tensor | None:
 def kl_per_layer(vae: Model, x: Tensor, num_samples: int = 100, seed: int = 0) -> dict[str, Tensor]:
     """E_q[log q(z_l | ...) - log p(z_l | ...)] of each latent site, given what it depends on, `(N,)` each, in nats.
 
-    Their sum is the KL of the ELBO. Of a layer that the guide draws from its own conditional of the model it is the
-    mean of a KL; of others, where the guide goes upwards, it is what the layer adds, and may be negative.
+    Their sum is the KL of the ELBO. Where the guide draws sites in the order of the model, as a ladder does, each is
+    the mean of a KL, at least 0; where it goes upwards it is what the layer adds, and may be negative.
 
     Args:
         vae: the model.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import normal
 from pyrovae.model import Kind, Model, drawn
-from pyrovae.parameters import module
+from pyrovae.parameters import ModuleParameters, module
 from pyrovae.sites import base, family
 
 __all__ = ["HierarchicalVAE", "LadderVAE"]
@@ -53,7 +53,8 @@ class _Layers(Model):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, kind: Kind = "mean") -> Tensor:
         """Draw z_1 ~ q(z_1 | x) for each datum and give the mean of p(x | z_1), or a draw from it: `(B, *event)`."""
-        z = pyro.poutine.trace(self.guide).get_trace(x).nodes["z1"]["value"]
+        with ModuleParameters():  # past Pyro's store
+            z = pyro.poutine.trace(self.guide).get_trace(x).nodes["z1"]["value"]
         return drawn(self.likelihood(z), kind)
 
     def _check_fit(self) -> None:

@@ -27,6 +27,9 @@ class MixtureVAE(Model):
         likelihood: p(x | z).
         encoder: q(z | x).
 
+    Raises:
+        ValueError: if the prior is no mixture of normals.
+
     References:
         Jiang et al. (2017), Variational deep embedding, https://arxiv.org/abs/1611.05148
         Dilokthanakul et al. (2016), Deep unsupervised clustering with Gaussian mixture variational autoencoders,

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyrovae.distributions.bernoulli import Bernoulli
 from pyrovae.evaluation import density_size, evaluating
 from pyrovae.supports import THIN, describe
 from pyrovae.vae import VAE
 
 __all__ = ["GridPosterior", "grid_posterior"]
 
+_BERNOULLIS = (Bernoulli, dist.Bernoulli)  # whose log-probability is known; of what is derived from them, it is not
 _CHUNK = 2**22  # numbers in a decoded tensor at a time, 32 MiB in float64
 
 
@@ -137,7 +139,7 @@ def joint_table(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
     for columns, points in zip(result.split(g, 1), z.split(g), strict=True):
         p = vae.likelihood(points)  # batch (g,), for all data
         log_prior = vae.prior().log_prob(points).double()  # (g,)
-        if isinstance(getattr(p, "base_dist", None), dist.Bernoulli):  # one matrix product, a hundred times as fast
+        if type(getattr(p, "base_dist", None)) in _BERNOULLIS:  # one matrix product, a hundred times as fast
             logits = p.base_dist.logits.flatten(1).double()
             columns.copy_(log_bernoulli(x.flatten(1).double(), logits) + log_prior)
             continue

@@ -107,11 +107,12 @@ def build(
         with isolated(seed, name):
             parts[name] = make()
     vae = VAE(**parts)
-    _checked(vae, dataset.train, None)  # before what starts from data takes them as they are
-    for part in vae.modules():
-        if hasattr(part, "start_from"):  # from what the training data are like
-            with isolated(seed, "start"):
-                part.start_from(dataset)
+    starting = [part for part in vae.modules() if hasattr(part, "start_from")]  # from what the training data are like
+    if starting:
+        _checked(vae, dataset.train, None)  # or what does not suit the model would fail there
+    for part in starting:
+        with isolated(seed, "start"):
+            part.start_from(dataset)
     return vae.to(place), dataset
 
 

@@ -91,6 +91,14 @@ def test_numbers_out_of_range_and_parts_that_do_not_fit_are_refused():
             make()
     with pytest.raises(ValueError, match=r"gives z of shape \(3,\), but the likelihood's takes \(2,\)"):
         Autoencoder(networks.MLP(5, 3), likelihoods.Normal(networks.MLP(2, 5)))
+    with pytest.raises(ValueError, match="nothing tells the size of z"):
+        Autoencoder(nn.Linear(5, 2), likelihoods.Normal(nn.Linear(2, 5)))
+
+
+def test_a_network_of_ones_own_takes_the_size_that_the_likelihood_tells():
+    autoencoder = Autoencoder(nn.Linear(5, 2), likelihoods.Normal(networks.MLP(2, 5)))
+    fit(autoencoder, torch.randn(20, 5), epochs=1, progress=False)
+    assert autoencoder.prior().event_shape == (2,)
 
 
 def test_digits_are_coded_the_same_from_the_same_seed():

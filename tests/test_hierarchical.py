@@ -194,6 +194,7 @@ def test_three_layers_of_images_are_fitted():
     history = fit(plain, digits.train, digits.valid, epochs=4, progress=False)
     assert history["valid_elbo"][-1] > history["valid_elbo"][0] + 5
     assert plain.sample(3, kind="mean").shape == plain.reconstruct(digits.valid[:3]).shape == (3, 1, 8, 8)
+    assert not [*pyro.get_param_store().keys()]
     other = copy.deepcopy(plain)
     assert other.name != plain.name
     kept = copy.deepcopy(plain.encoders.state_dict())

@@ -279,3 +279,21 @@ def test_the_work_is_bounded_however_few_and_small_the_data(monkeypatch):
     monkeypatch.setattr(known, "grid_posterior", never)
     assert known.log_likelihood(vae, torch.zeros(1, 5)) is None
     assert max(seen) < 3000
+
+
+def test_a_distribution_derived_from_bernoullis_is_scored_by_its_own_probability():
+    class Half(dist.Bernoulli):
+        def log_prob(self, value):
+            return 0.5 * super().log_prob(value)
+
+    class Tempered(likelihoods.Bernoulli):
+        def forward(self, z):
+            return Half(logits=super().forward(z).base_dist.logits).to_event(1)
+
+    decode, encode = networks.MLP(1, 3), encoders.DiagonalNormal(networks.MLP(3, 2))
+    x = torch.tensor([[1.0, 0.0, 1.0]])
+    tempered, plain = (
+        known.log_likelihood(VAE(priors.StandardNormal(1), kind(decode), encode), x)
+        for kind in (Tempered, likelihoods.Bernoulli)
+    )
+    assert tempered > plain + 0.5
