@@ -27,6 +27,7 @@ from torch import Tensor
 from pyrovae import evaluation, known, runs
 from pyrovae.bits import log_cell
 from pyrovae.checkpoint import read as read_checkpoint
+from pyrovae.columns import columns
 from pyrovae.compatibility import require
 from pyrovae.data import Protocol
 from pyrovae.files import whole, with_nan, write_json
@@ -317,7 +318,7 @@ def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | Non
     for name, options in entries.items():
         try:
             vae, dataset, arguments = runs.prepare(options)
-            vae.check(dataset.test, "test")
+            vae.check(*columns(dataset.test), name="test")
             fit(vae, dataset.train, dataset.valid, progress=False, **runs.taken(fit, {**arguments, "epochs": 0}))
             if require(vae, arguments["objective"], dataset.test).at_a_point:
                 raise ValueError("a Delta posterior has neither an ELBO nor log p(x) to compare: leave it out")

@@ -14,6 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae.check import check
+from pyrovae.columns import Data, columns
 from pyrovae.densities import LogDensities, log_densities
 from pyrovae.drawn import Drawn
 from pyrovae.evaluation import evaluating
@@ -59,13 +60,14 @@ def refusal(
     return None
 
 
-def require(vae: Model, objective: pyro.infer.ELBO | None = None, x: Tensor | None = None) -> LogDensities:
+def require(vae: Model, objective: pyro.infer.ELBO | None = None, x: Data | None = None) -> LogDensities:
     """Refuse a model, an objective and data that cannot be trained together; nothing is changed.
 
     Args:
         vae: the model.
         objective: any `pyro.infer.ELBO`; ours bring the estimator of their gradient.
-        x: data, `(N, *event)`; without them, draws of the model stand for them.
+        x: data, `(N, *event)`, or a tuple that begins with them, of all that the programs take; without them, draws
+            of the model stand for them.
 
     Returns:
         The log-densities of the first two data.
@@ -74,30 +76,31 @@ def require(vae: Model, objective: pyro.infer.ELBO | None = None, x: Tensor | No
         ValueError: with the reason and what would do.
     """
     with evaluating(vae), isolated(0):
-        if x is None:
-            x = vae.sample(2)
-        if isinstance(x, Drawn):
-            x = x.draw(torch.Generator(x.device).manual_seed(0))
-        vae.check(x)
-        dtype = next((p.dtype for p in vae.parameters()), x.dtype)
-        if x.dtype != dtype:
-            raise ValueError(f"the data are {x.dtype}, but the parameters are {dtype}: convert the data, x.to({dtype})")
-        guide_sites = check(vae.model, vae.guide, x[:2])
+        data = columns(vae.sample(2) if x is None else x)
+        data = tuple(t.draw(torch.Generator(t.device).manual_seed(0)) if isinstance(t, Drawn) else t for t in data)
+        vae.check(*data)
+        dtype = next((p.dtype for p in vae.parameters()), data[0].dtype)
+        if data[0].dtype != dtype:
+            raise ValueError(
+                f"the data are {data[0].dtype}, but the parameters are {dtype}: convert the data, x.to({dtype})"
+            )
+        some = [t[:2] for t in data]
+        guide_sites = check(vae.model, vae.guide, *some)
         with ModuleParameters():
             if isinstance(objective, Objective):
                 objective.check_sites(guide_sites)
-                objective.loss(vae.model, vae.guide, x[:2])
+                objective.loss(vae.model, vae.guide, *some)
             elif objective is not None:
-                _try(objective, vae, x[:2])
-            return log_densities(vae.model, vae.guide, x[:2])
+                _try(objective, vae, *some)
+            return log_densities(vae.model, vae.guide, *some)
 
 
-def _try(objective: pyro.infer.ELBO, vae: Model, x: Tensor) -> None:
+def _try(objective: pyro.infer.ELBO, vae: Model, *data: Tensor) -> None:
     """Refuse what one of Pyro's own objectives cannot do."""
     if not isinstance(objective, pyro.infer.ELBO):
         return  # a function, of which nothing is known
     try:
-        copy.copy(objective).loss(vae.model, vae.guide, x)  # a copy, as Pyro notes down how the plates are nested
+        copy.copy(objective).loss(vae.model, vae.guide, *data)  # a copy, as Pyro notes down how the plates are nested
     except NotImplementedError as error:
         part = type(getattr(vae, "encoder", vae)).__name__
         raise ValueError(

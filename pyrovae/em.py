@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from pyrovae import evaluation
 from pyrovae.batches import Batches
+from pyrovae.columns import Data, arity, columns
 from pyrovae.exact import LinearGaussian, _set_scale
 from pyrovae.model import Model
 from pyrovae.objectives import ELBO
@@ -24,7 +25,7 @@ __all__ = ["em_step", "variational_em"]
 
 def variational_em(
     vae: Model,
-    x: Tensor,
+    x: Data,
     rounds: int = 50,
     e_steps: int = 20,
     m_steps: int = 20,
@@ -45,7 +46,7 @@ def variational_em(
 
     Args:
         vae: the model, changed in place; `guide_parameters` are the guide's, all others the model's.
-        x: data, `(N, *event)`.
+        x: data, `(N, *event)`, or a tuple that begins with them, of all that the programs take.
         rounds: of E and M.
         e_steps: steps of the guide in a round, at most.
         m_steps: steps of the model in a round.
@@ -81,12 +82,14 @@ def variational_em(
             f"rounds, steps and samples must be at least 1 and tolerance positive, not {rounds}, {e_steps}, {m_steps}, "
             f"{num_samples} and {tolerance}"
         )
-    vae.check(x)
+    vae.check(*columns(x))
     objective = ELBO() if objective is None else objective
     guide = [p for p in vae.guide_parameters() if p.requires_grad]
     ours = {id(p) for p in guide}
     model = [p for p in vae.parameters() if p.requires_grad and id(p) not in ours]
-    batches = Batches(x, batch_size or len(x), batch_size is not None, seed, next(vae.parameters()).device)
+    batches = Batches(
+        x, batch_size or len(columns(x)[0]), batch_size is not None, seed, next(vae.parameters()).device, arity(vae)
+    )
     e, m = (SVI(vae.model, vae.guide, optimizer(parameters), objective) for parameters in (guide, model))
 
     def told() -> float:
@@ -111,14 +114,14 @@ def variational_em(
     return history
 
 
-def _climb(svi: SVI, x: Tensor, steps: int, tolerance: float | None) -> int:
+def _climb(svi: SVI, batch: tuple[Tensor, ...], steps: int, tolerance: float | None) -> int:
     """Take steps until the mean loss of the last tenth of them gained less than the tolerance; how many were taken."""
     window, losses = max(steps // 10, 1), []
     for step in range(1, steps + 1):
-        losses.append(svi.update(x)[0])
+        losses.append(svi.update(*batch)[0])
         if tolerance is not None and step >= 2 * window and step % window == 0:
             before, after = (torch.stack(part).mean() for part in (losses[-2 * window : -window], losses[-window:]))
-            if (before - after).item() < tolerance * len(x):
+            if (before - after).item() < tolerance * len(batch[0]):
                 return step
     return steps
 

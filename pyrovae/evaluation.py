@@ -17,6 +17,7 @@ from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from pyrovae.check import unvalidated
+from pyrovae.columns import Data, columns, moved, split
 from pyrovae.densities import LogDensities, log_densities
 from pyrovae.distributions.mixture import table_size
 from pyrovae.draws import is_point
@@ -74,12 +75,12 @@ class ActiveUnits(NamedTuple):
     variance: Tensor  # Var_x(E_q[z_d | x]), `(D,)`
 
 
-def elbo(vae: Model, x: Tensor, num_samples: int = 1, seed: int = 0, compile: bool = False) -> ELBO:
+def elbo(vae: Model, x: Data, num_samples: int = 1, seed: int = 0, compile: bool = False) -> ELBO:
     """L(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)), each term the mean over K draws.
 
     Args:
         vae: the model.
-        x: data, `(N, *event)`.
+        x: data, `(N, *event)`, or a tuple that begins with them, of all that the programs take.
         num_samples: K, draws for each datum.
         seed: of the draws.
         compile: whether to trace the pass and compile it, which takes seconds and pays for many draws.
@@ -97,16 +98,14 @@ def elbo(vae: Model, x: Tensor, num_samples: int = 1, seed: int = 0, compile: bo
     return scores(vae, x, num_samples, seed, compile).elbo
 
 
-def log_likelihood(
-    vae: Model, x: Tensor, num_samples: int = 5000, seed: int = 0, compile: bool = False
-) -> LogLikelihood:
+def log_likelihood(vae: Model, x: Data, num_samples: int = 5000, seed: int = 0, compile: bool = False) -> LogLikelihood:
     """log p(x) ~ log 1/K sum_k w_k, with w_k = p(x, z_k) / q(z_k | x), from exactly K draws for each datum.
 
     On average the estimate is a lower bound, which rises to log p(x) with K. Memory is bounded, whatever K.
 
     Args:
         vae: the model.
-        x: data, `(N, *event)`.
+        x: data, `(N, *event)`, or a tuple that begins with them, of all that the programs take.
         num_samples: K, draws for each datum, at least 2 for a standard error.
         seed: of the draws.
         compile: whether to trace the pass and compile it, which takes seconds and pays for many draws.
@@ -126,12 +125,12 @@ def log_likelihood(
     return scores(vae, x, num_samples, seed, compile).log_likelihood
 
 
-def scores(vae: Model, x: Tensor, num_samples: int = 1000, seed: int = 0, compile: bool = False) -> Scores:
+def scores(vae: Model, x: Data, num_samples: int = 1000, seed: int = 0, compile: bool = False) -> Scores:
     """L(x) and log p(x), as `elbo` and `log_likelihood` have them, from the same draws, in one pass.
 
     Args:
         vae: the model.
-        x: data, `(N, *event)`.
+        x: data, `(N, *event)`, or a tuple that begins with them, of all that the programs take.
         num_samples: K, draws for each datum.
         seed: of the draws.
         compile: whether to trace the pass and compile it, which takes seconds and pays for many draws.
@@ -185,7 +184,7 @@ def std_error(terms: Tensor) -> Tensor:
 
 def bounds(
     vae: Model,
-    x: Tensor,
+    x: Data,
     num_particles: Sequence[int],
     num_samples: int = 1000,
     seed: int = 0,
@@ -198,7 +197,7 @@ def bounds(
 
     Args:
         vae: the model.
-        x: data, `(N, *event)`.
+        x: data, `(N, *event)`, or a tuple that begins with them, of all that the programs take.
         num_particles: the K, each at most `num_samples`.
         num_samples: draws for each datum.
         seed: of the draws, which are those of `elbo` and `log_likelihood` for as many.
@@ -267,7 +266,7 @@ def kl_of_each(vae: VAE, x: Tensor) -> Tensor | None:
         return torch.cat(kl)
 
 
-def kl_per_layer(vae: Model, x: Tensor, num_samples: int = 100, seed: int = 0) -> dict[str, Tensor]:
+def kl_per_layer(vae: Model, x: Data, num_samples: int = 100, seed: int = 0) -> dict[str, Tensor]:
     """E_q[log q(z_l | ...) - log p(z_l | ...)] of each latent site, given what it depends on, `(N,)` each, in nats.
 
     Their sum is the KL of the ELBO. Where the guide draws sites in the order of the model, as a ladder does, each is
@@ -275,7 +274,7 @@ def kl_per_layer(vae: Model, x: Tensor, num_samples: int = 100, seed: int = 0) -
 
     Args:
         vae: the model.
-        x: data, `(N, *event)`.
+        x: data, `(N, *event)`, or a tuple that begins with them, of all that the programs take.
         num_samples: K, draws for each datum.
         seed: of the draws, which are those of `elbo` for as many.
 
@@ -433,7 +432,7 @@ def _whole(densities: LogDensities) -> list[Tensor]:
 
 def _terms(
     vae: Model,
-    x: Tensor,
+    x: Data,
     num_samples: int,
     seed: int,
     compile: bool,
@@ -442,26 +441,26 @@ def _terms(
     """For each batch of data, terms of the log-densities of K draws, some at a time, `(K, B)` each."""
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
-    vae.check(x)
-    draws = max(_CHUNK // density_size(vae, x), 1)  # of x given z, at a time
-    k = min(num_samples, max(draws // len(x), 64))
+    vae.check(*(first := columns(x)))
+    draws = max(_CHUNK // density_size(vae, first[0]), 1)  # of x given z, at a time
+    k = min(num_samples, max(draws // len(first[0]), 64))
     batch_size, full, rest = max(draws // k, 1), *divmod(num_samples, k)
 
-    def run(batch: Tensor, size: int) -> list[Tensor]:
+    def run(size: int, *batch: Tensor) -> list[Tensor]:
         with ModuleParameters():
-            densities = log_densities(vae.model, vae.guide, batch, num_samples=size)
+            densities = log_densities(vae.model, vae.guide, *batch, num_samples=size)
         return [torch.stack(terms(densities))]  # (T, size, B)
 
     staged = Staged(run, "the evaluation") if compile else run
     # What takes long shows how far it is, on a terminal, and how fast.
-    bar = tqdm(total=len(x) * num_samples, unit=" draws", unit_scale=True, delay=3, disable=None, leave=None)
+    bar = tqdm(total=len(first[0]) * num_samples, unit=" draws", unit_scale=True, delay=3, disable=None, leave=None)
     with evaluating(vae), isolated(seed, "evaluation"), unvalidated(), bar:
-        for batch in x.split(batch_size):
-            batch = batch.to(next(vae.parameters()))
-            many = staged if len(batch) == batch_size else run  # what is left is not worth a graph of its own
-            parts = [part for _ in range(full) for part in many(batch, k)]
-            parts += run(batch, rest) if rest else []
-            bar.update(len(batch) * num_samples)
+        for batch in split(x, batch_size):
+            batch = moved(batch, next(vae.parameters()))
+            many = staged if len(batch[0]) == batch_size else run  # what is left is not worth a graph of its own
+            parts = [part for _ in range(full) for part in many(k, *batch)]
+            parts += run(rest, *batch) if rest else []
+            bar.update(len(batch[0]) * num_samples)
             yield torch.cat(parts, 1).unbind()
 
 
@@ -472,5 +471,7 @@ def decoded_size(vae: Model, x: Tensor) -> int:
 
 def density_size(vae: Model, x: Tensor) -> int:
     """How many numbers p(x, z) of a datum and a z takes: those of p(x | z), or of a mixture's table for p(z)."""
+    if getattr(vae, "prior", None) is None:
+        return decoded_size(vae, x)
     with evaluating(vae), isolated():  # a prior may be made of the encoder
         return max(decoded_size(vae, x), table_size(vae.prior()))

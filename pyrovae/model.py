@@ -38,8 +38,14 @@ class Model(nn.Module, ABC):
     def sample(self, n: int, kind: Kind = "sample") -> Tensor:
         """Draw z ~ p(z) n times and give, for each, a draw or the mean of p(x | z): `(n, *event)`."""
 
-    def check(self, x: Tensor, name: str = "x") -> None:
-        """Refuse data `(N, *event)`, called `name` in the message, to which p(x | z) gives no density."""
+    def check(self, x: Tensor, *given: Tensor, name: str = "x") -> None:
+        """Refuse data `(N, *event)`, called `name` in the message, to which p(x | z) gives no density.
+
+        Args:
+            x: the data.
+            given: further arguments of the programs, for a model whose programs have them.
+            name: what the message calls x.
+        """
         if hasattr(self.likelihood, "check"):
             self.likelihood.check(x, name)
 

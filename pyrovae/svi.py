@@ -189,7 +189,7 @@ class SVI(pyro.infer.SVI):
     def _check(self, *args: Any, **kwargs: Any) -> None:
         """Refuse programs that cannot be trained by the objective."""
         if isinstance(owner := getattr(self.model, "__self__", None), Model):
-            require(owner, self.objective, *args)
+            require(owner, self.objective, args)
         guide_sites = check(self.model, self.guide, *args, **kwargs)
         if isinstance(self.objective, Objective):
             self.objective.check_sites(guide_sites)

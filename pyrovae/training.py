@@ -22,6 +22,7 @@ from pyrovae import evaluation
 from pyrovae.batches import Batches
 from pyrovae.check import buffers_restored, unvalidated
 from pyrovae.checkpoint import Checkpoint, described
+from pyrovae.columns import Data, arity, columns
 from pyrovae.compatibility import require
 from pyrovae.data import fingerprint
 from pyrovae.densities import log_densities
@@ -71,8 +72,8 @@ class History(list):
 
 def fit(
     vae: Model,
-    train: Tensor | Dataset,
-    valid: Tensor | None = None,
+    train: Data | Dataset,
+    valid: Data | None = None,
     objective: pyro.infer.ELBO | None = None,
     epochs: int = 100,
     batch_size: int = 64,
@@ -99,9 +100,10 @@ def fit(
     Args:
         vae: the model, changed in place.
         train: data `(N, *event)`, kept on the device if they fit there, else streamed; `data.Intensities` are
-            binarized, and `data.Levels` dequantized, on the device, anew each epoch. Or a map-style `Dataset` of data
-            (or of tuples that begin with one), streamed.
-        valid: data `(N, *event)` to validate on after each epoch.
+            binarized, and `data.Levels` dequantized, on the device, anew each epoch. For programs of several arguments
+            a tuple of tensors that begins with x. Or a map-style `Dataset` of data (or of tuples), streamed, of which
+            the programs are given as many arguments as they take.
+        valid: the same to validate on after each epoch, in tensors.
         objective: any `pyro.infer.ELBO`; by default `objectives.ELBO()`. Its schedules start anew; what its baseline
             has learned before is kept.
         epochs: passes over the data.
@@ -154,7 +156,7 @@ def fit(
     )
     device = next(vae.parameters()).device
     with isolated(seed), frozen_on_purpose(), _uncollected():
-        batches = Batches(train, batch_size, shuffle, seed, device)
+        batches = Batches(train, batch_size, shuffle, seed, device, arity(vae))
         objective = ELBO() if objective is None else objective
         at_a_point = require(vae, objective, _checked(vae, train, valid)).at_a_point
         groups = _groups(vae, encoder_lr)
@@ -171,8 +173,8 @@ def fit(
         history, best = History(), {}
         if folder is not None:
             settings = {
-                "training data": fingerprint(train) if isinstance(train, Tensor) else f"{len(train)} data",
-                "validation data": None if valid is None else fingerprint(valid),
+                "training data": f"{len(train)} data" if batches.unchecked else fingerprint(*columns(train)),
+                "validation data": None if valid is None else fingerprint(*columns(valid)),
                 "batch_size": batch_size,
                 "shuffle": shuffle,
                 "seed": seed,
@@ -270,20 +272,20 @@ class _Step:
         # Estimators that draw from another distribution than q(z | x) do not tell the ELBO.
         self.tells = getattr(objective, "faithful", True)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, *batch: Tensor) -> Tensor:
         """Step on a batch; objective, reconstruction and KL, summed over data, on the device, `(3,)`."""
-        if not self.tells and isinstance(x, Drawn):
-            x = x.draw(self.svi.generator)  # for both
-        loss, terms = self.svi.update(x)
+        if not self.tells:
+            batch = [t.draw(self.svi.generator) if isinstance(t, Drawn) else t for t in batch]  # for both
+        loss, terms = self.svi.update(*batch)
         if terms is None:
             with unvalidated(), torch.no_grad(), isolated():
-                [terms] = self.told(x)
+                [terms] = self.told(*batch)
         loss = loss[0] if isinstance(loss, tuple) else loss
         return torch.cat([-torch.as_tensor(loss).to(terms).reshape(1), terms])
 
-    def _told(self, x: Tensor) -> list[Tensor]:
+    def _told(self, *batch: Tensor) -> list[Tensor]:
         with ModuleParameters(), buffers_restored(self.svi.model, self.svi.guide):
-            return [log_densities(self.svi.model, self.svi.guide, x).totals]
+            return [log_densities(self.svi.model, self.svi.guide, *batch).totals]
 
 
 def _epoch(vae: Model, step: _Step, batches: Batches, schedule: LRScheduler | None, bar: tqdm) -> dict[str, float]:
@@ -291,10 +293,10 @@ def _epoch(vae: Model, step: _Step, batches: Batches, schedule: LRScheduler | No
     start, rate = time.perf_counter(), step.svi.optim.param_groups[0]["lr"]
     vae.train()
     totals = []
-    for x in batches:
+    for batch in batches:
         if batches.unchecked:
-            vae.check(x, "train")
-        totals.append(step(x))
+            vae.check(*batch, name="train")
+        totals.append(step(*batch))
         if isinstance(schedule, _STEPWISE):
             schedule.step()
         bar.update()
@@ -311,7 +313,7 @@ def _epoch(vae: Model, step: _Step, batches: Batches, schedule: LRScheduler | No
     }
 
 
-def _validation(vae: Model, valid: Tensor, num_samples: int, seed: int) -> dict[str, float]:
+def _validation(vae: Model, valid: Data, num_samples: int, seed: int) -> dict[str, float]:
     with unvalidated():  # a model that diverged gives NaN, of which the caller tells
         bound, evidence = evaluation.scores(vae, valid, num_samples, seed)
     terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
@@ -383,7 +385,7 @@ def _check_arguments(
     max_seconds: float | None,
     valid_num_samples: int,
     scheduler: SchedulerFactory | None,
-    valid: Tensor | None,
+    valid: Data | None,
     folder: str | Path | None,
     resume: bool,
 ) -> None:
@@ -406,14 +408,18 @@ def _check_arguments(
         raise ValueError("to resume, give the folder that holds the checkpoint")
 
 
-def _checked(vae: Model, train: Tensor | Dataset, valid: Tensor | None) -> Tensor:
+def _checked(vae: Model, train: Data | Dataset, valid: Data | None) -> tuple[Tensor, ...]:
     """Some of the training data, if all have a density; of a streamed set the first datum, the others as they come."""
-    if isinstance(train, Drawn):
-        train = train.draw(torch.Generator(train.device).manual_seed(0))
-    if not isinstance(train, Tensor):
+    if isinstance(train, Tensor | tuple):
+        data = columns(train)
+    else:
         first = train[0]
-        train = (first[0] if isinstance(first, list | tuple) else first).unsqueeze(0)
-    vae.check(train, "train")
+        first = first if isinstance(first, list | tuple) else [first]
+        data = tuple(torch.as_tensor(t)[None] for t in first[: arity(vae)])
+    data = tuple(
+        t.draw(torch.Generator(t.device).manual_seed(0)) if isinstance(t, Drawn) else t for t in data[: arity(vae)]
+    )
+    vae.check(*data, name="train")
     if valid is not None:
-        vae.check(valid, "valid")
-    return train[:2].to(next(vae.parameters()).device)
+        vae.check(*columns(valid), name="valid")
+    return tuple(t[:2].to(next(vae.parameters()).device) for t in data)

@@ -32,7 +32,7 @@ def make(data, batch_size=4, shuffle=True, seed=0):
 
 def drawn(batches):
     """Batches as a step takes them, those that stand for their draws drawn."""
-    return (x.draw(batches.noise) if isinstance(x, Intensities | Levels) else x for x in batches)
+    return (x.draw(batches.noise) if isinstance(x, Intensities | Levels) else x for x, *_ in batches)
 
 
 def epoch(batches):
@@ -54,7 +54,7 @@ def test_an_epoch_has_each_datum_exactly_once(n, sizes, shuffle, kept):
     data = numbered(n)
     batches = make(data, shuffle=shuffle)
     for _ in range(3):
-        found = list(batches)
+        found = [x for (x,) in batches]
         assert [len(x) for x in found] == sizes
         assert torch.equal(torch.cat(found).sort(0).values, data)
     assert len(batches) == len(sizes)
@@ -115,7 +115,7 @@ def test_resident_and_streamed_give_the_same_batches(kind, monkeypatch):
     for batches in (resident, streamed):
         torch.manual_seed(5)
         found.append([*batches, *batches])
-    for a, b in zip(*found, strict=True):
+    for (a,), (b,) in zip(*found, strict=True):
         assert a.dtype == b.dtype == torch.float64
         assert torch.equal(a, b)
 
@@ -148,7 +148,7 @@ def test_dequantization_is_uniform_in_each_cell_and_new_each_epoch(kept):
 def test_drawn_batches_are_plain_tensors_in_the_shuffled_order(kept):
     zeros_and_ones = (torch.arange(20) % 2.0).reshape(20, 1)
     means, plain = make(Intensities(zeros_and_ones), seed=3), make(zeros_and_ones, seed=3)
-    for x, expected in zip(drawn(means), plain, strict=True):
+    for x, (expected,) in zip(drawn(means), plain, strict=True):
         assert type(x) is type(expected) is torch.Tensor
         assert torch.equal(x, expected)
 
@@ -160,7 +160,7 @@ def test_plain_grey_data_are_not_drawn(kept):
 
 def test_changing_a_batch_does_not_change_the_data(kept):
     data = numbered(10)
-    for x in make(data, shuffle=False):
+    for (x,) in make(data, shuffle=False):
         x.zero_()
     assert torch.equal(data, numbered(10))
 
@@ -201,6 +201,27 @@ def test_dataset_of_data_is_streamed():
 def test_dataset_of_tuples_gives_their_first_elements_in_the_order_of_a_tensor():
     x, y = numbered(10), torch.arange(10)
     assert torch.equal(epoch(make(TensorDataset(x, y), seed=3)), epoch(make(x, seed=3)))
+
+
+@pytest.mark.parametrize("kind", [lambda *t: t, TensorDataset])
+def test_what_else_is_known_of_the_data_comes_in_their_order(kind, kept):
+    x, y = numbered(50), torch.arange(50)
+    batches = Batches(kind(x, y), 4, True, 3, CPU, width=2)
+    assert (batches.resident is not None) == (kind is not TensorDataset and kept == "resident")
+    for _ in range(2):
+        for x, y in batches:
+            assert torch.equal(x[:, 0, 0], 2.0 * y)
+
+
+def test_draws_keep_their_kind_beside_what_else_is_known(kept):
+    data = Intensities(torch.rand(10, 3)), torch.arange(10), Levels(grey(10), 5)
+    for x, y, z in Batches(data, 4, True, 0, CPU, width=3):
+        assert (type(x), type(y), type(z)) == (Intensities, torch.Tensor, Levels)
+
+
+def test_rows_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match="3, 4 rows"):
+        Batches((torch.zeros(3, 2), torch.zeros(4)), 2, True, 0, CPU, width=2)
 
 
 @pytest.mark.parametrize("data", [torch.zeros(0, 3), TensorDataset(torch.zeros(0, 3))])

@@ -99,9 +99,9 @@ def finished(tmp_path_factory):
         return original[1](vae, *args, **kwargs)
 
     def batch(self):
-        for x in original[0](self):
+        for (x,) in original[0](self):
             passes[-1].append(x.clone())
-            yield x
+            yield (x,)
 
     def score(run, *args):
         scored.append(run.dataset.test)

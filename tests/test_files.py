@@ -123,7 +123,7 @@ class Parts:
 
     def train(self, epochs):
         for _ in range(epochs):
-            for x in self.batches:
+            for (x,) in self.batches:
                 self.optimizer.zero_grad()
                 (self.model(x) - torch.rand(len(x), 1)).square().mean().backward()
                 self.optimizer.step()
