@@ -8,6 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from pyrovae.corruptions import Corruption
 from pyrovae.model import Kind, Model, drawn
 from pyrovae.parameters import module
 
@@ -49,7 +50,7 @@ class Autoencoder(Model):
         self,
         network: nn.Module,
         likelihood: Callable[[Tensor], TorchDistribution],
-        corruption: nn.Module | None = None,
+        corruption: Corruption | None = None,
     ) -> None:
         super().__init__()
         takes = getattr(getattr(likelihood, "network", None), "in_shape", None)

@@ -1,12 +1,22 @@
 """Corruptions of data, from which denoising autoencoders learn to recover them: they act in training mode alone."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 __all__ = ["GaussianNoise", "Masking", "SaltAndPepper"]
 
 
-class GaussianNoise(nn.Module):
+class Corruption(nn.Module, ABC):
+    """Abstract: c(x), drawn anew each time."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Corrupted data, of the same shape."""
+
+
+class GaussianNoise(Corruption):
     """c(x) = x + scale eps, eps ~ N(0, I).
 
     Args:
@@ -31,7 +41,7 @@ class GaussianNoise(nn.Module):
         return x + self.scale * torch.randn_like(x) if self.training else x
 
 
-class Masking(nn.Module):
+class Masking(Corruption):
     """c(x)_i = 0 with the given probability, else x_i.
 
     Args:
@@ -54,7 +64,7 @@ class Masking(nn.Module):
         return x * (torch.rand_like(x) >= self.probability) if self.training else x
 
 
-class SaltAndPepper(nn.Module):
+class SaltAndPepper(Corruption):
     """c(x)_i = 0 or 1, by a fair coin, with the given probability, else x_i.
 
     Args:

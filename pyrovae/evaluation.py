@@ -299,12 +299,12 @@ def kl_per_layer(vae: Model, x: Data, num_samples: int = 100, seed: int = 0) -> 
     return dict(zip(names, torch.cat(batches, 1), strict=True))
 
 
-def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
+def active_units(vae: Model, x: Data, threshold: float = 0.01) -> ActiveUnits:
     """The number of latent dimensions with Var_x(E_q[z_d | x]) above the threshold.
 
     Args:
-        vae: the model.
-        x: data, `(N, *event)`.
+        vae: the model, with `encode`, q(z | x).
+        x: data, `(N, *event)`, or a tuple that begins with them, of all that the programs take.
         threshold: least variance of an active dimension.
 
     Raises:
@@ -320,12 +320,12 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01) -> ActiveUnits:
         >>> active_units(vae, torch.zeros(20, 5)).value  # all data alike: nothing moves
         0
     """
-    if len(x) < 2:
-        raise ValueError(f"a variance over data needs at least two of them, not {len(x)}")
+    if (n := len(columns(x)[0])) < 2:
+        raise ValueError(f"a variance over data needs at least two of them, not {n}")
     with evaluating(vae), isolated(0):  # an encoder may draw, and a flow must
         means = torch.cat([_means(q) for q in encoded(vae, x)], 1)
     off = means - means.mean(1, keepdim=True)
-    variance = (off[0] * off[-1]).sum(0) / (len(x) - 1)  # of two estimates of the mean the covariance, without a bias
+    variance = (off[0] * off[-1]).sum(0) / (n - 1)  # of two estimates of the mean the covariance, without a bias
     return ActiveUnits(int((variance > threshold).sum()), variance)
 
 
@@ -357,8 +357,8 @@ def _means(q: TorchDistribution) -> Tensor:
 
 
 def metrics(
-    vae: VAE,
-    x: Tensor,
+    vae: Model,
+    x: Data,
     num_samples: int = 1000,
     seed: int = 0,
     per_datum: Scores | None = None,
@@ -367,17 +367,18 @@ def metrics(
     """Means over data of all of the above, in nats, by flat names; each `_std_error` is Monte Carlo's alone.
 
     The KL comes from the ELBO's draws, KL per dimension from its closed form, so they agree up to the draws' error.
+    What a model does not have is NaN, None or, of what few models have, not there.
 
     Args:
         vae: the model.
-        x: data, `(N, *event)`.
+        x: data, `(N, *event)`, or a tuple that begins with them, of all that the programs take.
         num_samples: K, draws for each datum.
         seed: of the draws.
         per_datum: scores of the same data and draws, if they are there already.
         compile: whether to trace the pass and compile it, which takes seconds and pays for many draws.
     """
     bound, evidence = per_datum or scores(vae, x, num_samples, seed, compile)
-    per_dimension = kl_per_dimension(vae, x)
+    per_dimension = kl_per_dimension(vae, x) if isinstance(vae, VAE) else None
     return {
         "elbo": _mean(bound.value),
         "elbo_std_error": _mean_error(bound.std_error),
@@ -387,7 +388,7 @@ def metrics(
         "reconstruction": _mean(bound.reconstruction),
         "kl": _mean(bound.kl),
         "kl_per_dimension": None if per_dimension is None else per_dimension.tolist(),
-        "active_units": active_units(vae, x).value,
+        "active_units": active_units(vae, x).value if hasattr(vae, "encode") else None,
         "num_samples": num_samples,
     }
 
@@ -414,15 +415,15 @@ def evaluating(vae: Model) -> Iterator[None]:
             module.training = training
 
 
-def encoded(vae: VAE, x: Tensor, batch_size: int = 1000) -> Iterator[TorchDistribution]:
+def encoded(vae: Model, x: Data, batch_size: int = 1000) -> Iterator[TorchDistribution]:
     """q(z | x) of some data at a time, as a network may take much memory for each.
 
     Args:
         vae: the model.
-        x: data, `(N, *event)`, on any device and of any precision.
+        x: data, `(N, *event)`, or all that the programs take, on any device and of any precision.
         batch_size: data at a time.
     """
-    return (vae.encode(part.to(next(vae.parameters()))) for part in x.split(batch_size))
+    return (vae.encode(*moved(part, next(vae.parameters()))) for part in split(x, batch_size))
 
 
 def _whole(densities: LogDensities) -> list[Tensor]:

@@ -1,27 +1,32 @@
 """Figures of a fitted model: what is computed for them; `plotting` draws it."""
 
 from collections.abc import Iterator
+from functools import singledispatch
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyrovae import plotting
+from pyrovae import family_plots, plotting
+from pyrovae.columns import columns, moved
 from pyrovae.data import Dataset
-from pyrovae.evaluation import moments
+from pyrovae.evaluation import kl_per_layer, moments
+from pyrovae.layers import Layers
+from pyrovae.model import Model
+from pyrovae.models import VAE, Autoencoder, MixtureVAE
 from pyrovae.rng import isolated
 from pyrovae.supports import describe
 from pyrovae.training import History
-from pyrovae.vae import VAE
 
-__all__ = ["draw"]
+__all__ = ["draw", "own"]
+
+
+Named = Iterator[tuple[str, Figure]]
 
 
 @torch.no_grad()
-def draw(
-    vae: VAE, dataset: Dataset, history: History, tsne: bool = False, seed: int = 0
-) -> Iterator[tuple[str, Figure]]:
-    """The figures of a fit by name: training curves, latent means, reconstructions, samples, the decoded grid if D = 2.
+def draw(vae: Model, dataset: Dataset, history: History, tsne: bool = False, seed: int = 0) -> Named:
+    """The figures of a fit by name: training curves, latent means, reconstructions, and those that are the model's own.
 
     Args:
         vae: the fitted model.
@@ -30,34 +35,116 @@ def draw(
         tsne: whether to draw the latent means by t-SNE too.
         seed: of what is drawn at random.
     """
-    x = dataset.test.to(next(vae.parameters()).device)
+    data = moved(columns(dataset.test), next(vae.parameters()))
     labels = dataset.labels.test if dataset.labels else None
     with isolated(seed):
         if history:
             yield "training_curves", plotting.training_curves(history)
-        means, deviations = (t.cpu() for t in moments(vae.encode(x[:5000])))
-        labels = None if labels is None else labels[:5000]
-        points, names = _plane(means, deviations)
-        yield "latent_means", plotting.latent_means(points, labels, names)
-        if tsne:
-            from sklearn.manifold import TSNE  # which takes a second
-
-            points = torch.from_numpy(
-                TSNE(random_state=seed, perplexity=min(30, (len(means) - 1) / 3)).fit_transform(means.numpy())
-            )
-            yield "latent_means_tsne", plotting.latent_means(points, labels, ("t-SNE 1", "t-SNE 2"))
-        if x.dim() != 4 or x.shape[1] not in (1, 3):
+        if hasattr(vae, "encode"):
+            yield from _latent_means(vae, [t[:5000] for t in data], labels, tsne, seed)
+        if data[0].dim() != 4 or data[0].shape[1] not in (1, 3):
             return  # what follows shows images
-        some = x[:12]
-        yield "reconstructions", plotting.reconstructions(some, *(vae.reconstruct(some, k) for k in ("mean", "sample")))
-        p = vae.likelihood(vae.prior().sample((6, 6)))
-        yield "samples", plotting.samples(p.mean, p.sample())
-        if means.shape[1] == 2 and describe(vae.prior().support) == "R^D":
-            grid, quantiles = _quantile_grid(vae, torch.linspace(0.02, 0.98, 15))
-            images = vae.likelihood(grid).mean
-            yield "decoded_grid", plotting.decoded_grid(images, quantiles)
-            path = _path(means, labels, quantiles)
-            yield "decoded_path", plotting.decoded_grid(images, quantiles, path, vae.likelihood(path.to(x)).mean)
+        if hasattr(vae, "reconstruct"):
+            some = [t[:12] for t in data]
+            pictures = (vae.reconstruct(*some, kind=kind) for kind in ("mean", "sample"))
+            yield "reconstructions", plotting.reconstructions(some[0], *pictures)
+        yield from own(vae, data, labels, seed)
+
+
+def _latent_means(vae: Model, data: list[Tensor], labels: Tensor | None, tsne: bool, seed: int) -> Named:
+    means, deviations = (t.cpu() for t in moments(vae.encode(*data)))
+    labels = None if labels is None else labels[: len(means)]
+    points, names = _plane(means, deviations)
+    yield "latent_means", plotting.latent_means(points, labels, names)
+    if tsne:
+        from sklearn.manifold import TSNE  # which takes a second
+
+        points = torch.from_numpy(
+            TSNE(random_state=seed, perplexity=min(30, (len(means) - 1) / 3)).fit_transform(means.numpy())
+        )
+        yield "latent_means_tsne", plotting.latent_means(points, labels, ("t-SNE 1", "t-SNE 2"))
+
+
+@singledispatch
+def own(vae: Model, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    """What a model shows beside: draws of it, and what there is of its kind alone.
+
+    Args:
+        vae: the fitted model, of images.
+        data: the test data, as the programs take them.
+        labels: their classes, where there are any.
+        seed: of what is drawn at random.
+    """
+    yield "samples", _samples(vae, seed)
+
+
+def _samples(vae: Model, seed: int) -> Figure:
+    """36 draws, the same z for mean and sample."""
+    pictures = []
+    for kind in ("mean", "sample"):
+        with isolated(seed, "samples"):
+            pictures.append(vae.sample(36, kind).unflatten(0, (6, 6)))
+    return plotting.samples(*pictures)
+
+
+@own.register
+def _(vae: VAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "samples", _samples(vae, seed)
+    prior = vae.prior()
+    if tuple(prior.event_shape) == (2,) and describe(prior.support) == "R^D":
+        means = moments(vae.encode(data[0][:5000]))[0].cpu()
+        grid, quantiles = _quantile_grid(vae, torch.linspace(0.02, 0.98, 15))
+        images = vae.likelihood(grid).mean
+        yield "decoded_grid", plotting.decoded_grid(images, quantiles)
+        path = _path(means, None if labels is None else labels[: len(means)], quantiles)
+        decoded = vae.likelihood(path.to(data[0])).mean
+        yield "decoded_path", plotting.decoded_grid(images, quantiles, path, decoded)
+
+
+@own.register
+def _(vae: Autoencoder, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    x = data[0]
+    codes = vae.encode(x[:5000]).mean
+    corrupted = vae.corruption.train()(x[:12])
+    vae.corruption.eval()
+    rows = {"data x": x[:12], "what f sees in training": corrupted, "mean of p(x | f(x))": vae.reconstruct(x[:12])}
+    rows["of what is corrupted"] = vae.reconstruct(corrupted)
+    if isinstance(vae.corruption, nn.Identity):
+        rows = {name: row for name, row in rows.items() if "data" in name or "f(x)" in name}
+    ends = zip(codes[:3], codes[3:6], strict=True)
+    for number, (start, end) in enumerate(ends, 1):
+        path = torch.lerp(start, end, torch.linspace(0, 1, 12).to(x).unsqueeze(1))
+        rows[f"from datum {number} to {number + 3}"] = vae.likelihood(path).mean
+    # There is no p(z); the normal that is nearest to the codes shows what lies between them.
+    scale = torch.linalg.cholesky(codes.T.cov() + 1e-6 * torch.eye(codes.shape[1]).to(codes))
+    z = codes.mean(0) + torch.randn(24, codes.shape[1]).to(codes) @ scale.T
+    rows["of a normal"], rows["fitted to codes"] = vae.likelihood(z).mean.split(12)
+    yield "codes", family_plots.montage(rows, "An autoencoder: data, paths between codes, draws near them")
+
+
+@own.register
+def _(vae: Layers, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "samples", _samples(vae, seed)
+    layers = kl_per_layer(vae, data[0][:1000], seed=seed)
+    kl = {name: layer.mean().item() for name, layer in layers.items()}
+    yield "kl_per_layer", family_plots.bars(dict(sorted(kl.items())), "KL (nats)", "What each layer tells of x")
+    x = data[0][:12]
+    rows = {"data x": x} | {f"from {name} down": vae.reconstruct(x, layer=n) for n, name in enumerate(vae.latents, 1)}
+    yield "layers", family_plots.montage(rows, "A layer as q(z | x) has it, those below as the model draws them")
+
+
+@own.register
+def _(vae: MixtureVAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "samples", _samples(vae, seed)
+    x = data[0][:5000]
+    clusters = vae.cluster(x)  # (N, C)
+    shown = clusters.mean(0).topk(min(12, clusters.shape[1])).indices
+    rows = {}
+    for c in shown.tolist():
+        mean = vae.likelihood(vae.component(torch.tensor(c, device=x.device)).mean).mean
+        rows[f"{clusters[:, c].mean():.0%}"] = torch.cat([mean[None], x[clusters[:, c].topk(min(11, len(x))).indices]])
+    title = "Components by weight: the decoded mean, and the test data most surely of it"
+    yield "clusters", family_plots.montage(rows, title)
 
 
 def _plane(means: Tensor, deviations: Tensor) -> tuple[Tensor, tuple[str, str]]:

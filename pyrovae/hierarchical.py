@@ -1,72 +1,18 @@
-"""Hierarchical variational autoencoders: latent variables of several layers, and two ways to infer them."""
+"""The hierarchical variational autoencoder, whose layers are inferred from the data upwards."""
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import pyro
-import pyro.distributions as dist
-import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyrovae.distributions import normal
-from pyrovae.model import Kind, Model, drawn
-from pyrovae.parameters import ModuleParameters, module
-from pyrovae.sites import base, family
+from pyrovae.layers import Given, Layers
+from pyrovae.parameters import module
 
-__all__ = ["HierarchicalVAE", "LadderVAE"]
-
-Given = Callable[[Tensor], TorchDistribution]  # a distribution given a value
+__all__ = ["HierarchicalVAE"]
 
 
-class _Layers(Model):
-    """p(x, z) = p(z_L) p(z_(L-1) | z_L) ... p(z_1 | z_2) p(x | z_1); a subclass has a guide."""
-
-    def __init__(self, prior: Callable[[], TorchDistribution], decoders: Sequence[Given], likelihood: Given) -> None:
-        super().__init__()
-        self.prior, self.likelihood, self.decoders = prior, likelihood, nn.ModuleList(decoders)
-        self.latents = [f"z{layer}" for layer in range(1, len(decoders) + 2)]  # z1, ..., zL
-        self._check_fit()
-
-    def model(self, x: Tensor) -> None:
-        """p(x, z) = p(z_L) prod_l p(z_l | z_(l+1)) p(x | z_1), x observed: data `(B, *event)`."""
-        module(self.name, self)  # pyro.module
-        with pyro.plate("data", len(x)):
-            *latents, top = self.latents
-            z = pyro.sample(top, self.prior())  # z_L ~ p(z_L)
-            for name, decoder in zip(reversed(latents), reversed(self.decoders), strict=True):
-                z = pyro.sample(name, decoder(z))  # z_l ~ p(z_l | z_(l+1))
-            pyro.sample("x", self.likelihood(z), obs=x)  # x ~ p(x | z_1)
-
-    @abstractmethod
-    def guide(self, x: Tensor) -> None:
-        """q(z | x), for data `(B, *event)`."""
-
-    @torch.no_grad()
-    def sample(self, n: int, kind: Kind = "sample") -> Tensor:
-        """Draw all layers of z from the top n times and give, for each, a draw or the mean of p(x | z_1)."""
-        z = self.prior().sample((n,))
-        for decoder in reversed(self.decoders):
-            z = decoder(z).sample()
-        return drawn(self.likelihood(z), kind)
-
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor, kind: Kind = "mean") -> Tensor:
-        """Draw z_1 ~ q(z_1 | x) for each datum and give the mean of p(x | z_1), or a draw from it: `(B, *event)`."""
-        with ModuleParameters():  # past Pyro's store
-            z = pyro.poutine.trace(self.guide).get_trace(x).nodes["z1"]["value"]
-        return drawn(self.likelihood(z), kind)
-
-    def _check_fit(self) -> None:
-        z, given = tuple(self.prior().event_shape), [*reversed(self.decoders), self.likelihood]
-        for layer, part in zip(range(len(given), 0, -1), given, strict=True):
-            takes = getattr(getattr(part, "network", None), "in_shape", None)
-            if takes is not None and takes != z:
-                raise ValueError(f"the network of {_name(part)} takes z{layer} of shape {takes}, but it has {z}")
-            z = getattr(part, "event_shape", z)
-
-
-class HierarchicalVAE(_Layers):
+class HierarchicalVAE(Layers):
     """p(x, z) = p(z_L) prod_l p(z_l | z_(l+1)) p(x | z_1), with q(z | x) = q(z_1 | x) prod_l q(z_(l+1) | z_l).
 
     The guide goes from the data upwards, each layer from a draw of the one below.
@@ -120,100 +66,3 @@ class HierarchicalVAE(_Layers):
             z = x
             for name, encoder in zip(self.latents, self.encoders, strict=True):
                 z = pyro.sample(name, encoder(z))  # z_1 ~ q(z_1 | x), z_(l+1) ~ q(z_(l+1) | z_l)
-
-
-class LadderVAE(_Layers):
-    """The model of `HierarchicalVAE`, with q(z | x) = q(z_L | x) prod_l q(z_l | z_(l+1), x), from the top downwards.
-
-    What the data say of a layer, N(z_l; m_l(x), s_l(x)^2), is multiplied by what the model says of it given the layer
-    above, p(z_l | z_(l+1)) = N(z_l; mu, sigma^2): q(z_l | z_(l+1), x) is normal, with the sum of both precisions.
-
-    Args:
-        prior: p(z_L); called, gives a distribution of event `(D_L,)`.
-        decoders: p(z_1 | z_2), ..., p(z_(L-1) | z_L), diagonal normals.
-        likelihood: p(x | z_1).
-        networks: h_1(x), h_2(h_1), ..., h_L(h_(L-1)), without noise.
-        encoders: N(z_l; m_l, s_l^2) given h_l, for l = 1, ..., L, diagonal normals.
-
-    Raises:
-        ValueError: if the parts do not fit together.
-
-    References:
-        Sonderby et al. (2016), Ladder variational autoencoders, https://arxiv.org/abs/1602.02282
-
-    Example:
-        >>> from pyrovae import encoders, likelihoods, networks, priors
-        >>> vae = LadderVAE(
-        ...     prior=priors.StandardNormal(2),
-        ...     decoders=[encoders.DiagonalNormal(networks.MLP(2, 2 * 4))],
-        ...     likelihood=likelihoods.Bernoulli(networks.MLP(4, (1, 8, 8))),
-        ...     networks=[networks.MLP((1, 8, 8), 16), networks.MLP(16, 16)],
-        ...     encoders=[
-        ...         encoders.DiagonalNormal(networks.MLP(16, 2 * 4, hidden=())),
-        ...         encoders.DiagonalNormal(networks.MLP(16, 2 * 2, hidden=())),
-        ...     ],
-        ... )
-        >>> vae.reconstruct(torch.zeros(3, 1, 8, 8)).shape
-        torch.Size([3, 1, 8, 8])
-    """
-
-    guide_parts = ("networks", "encoders")
-
-    def __init__(
-        self,
-        prior: Callable[[], TorchDistribution],
-        decoders: Sequence[Given],
-        likelihood: Given,
-        networks: Sequence[nn.Module],
-        encoders: Sequence[Given],
-    ) -> None:
-        super().__init__(prior, decoders, likelihood)
-        if not len(networks) == len(encoders) == len(self.latents):
-            raise ValueError(
-                f"{len(self.latents)} layers of z need as many networks and encoders, not {len(networks)} and "
-                f"{len(encoders)}"
-            )
-        self.networks, self.encoders = nn.ModuleList(networks), nn.ModuleList(encoders)
-
-    def guide(self, x: Tensor) -> None:
-        """q(z | x) = q(z_L | x) prod_l q(z_l | z_(l+1), x), for data `(B, *event)`."""
-        module(self.name, self)  # pyro.module
-        with pyro.plate("data", len(x)):
-            *given, top = [encoder(h) for encoder, h in zip(self.encoders, self._upwards(x), strict=True)]
-            *latents, name = self.latents
-            z = pyro.sample(name, top)  # z_L ~ q(z_L | x)
-            layers = zip(reversed(latents), reversed(self.decoders), reversed(given), strict=True)
-            for name, decoder, q in layers:
-                z = pyro.sample(name, product(decoder(z), q))  # z_l ~ q(z_l | z_(l+1), x)
-
-    def _upwards(self, h: Tensor) -> Iterable[Tensor]:
-        """h_1, ..., h_L."""
-        for network in self.networks:
-            h = network(h)
-            yield h
-
-
-def product(p: TorchDistribution, q: TorchDistribution) -> TorchDistribution:
-    """The normal density that p(z) q(z) is, but for a constant: precisions add, means are weighted by them.
-
-    Args:
-        p: a diagonal normal, event `(D,)`.
-        q: another.
-
-    Raises:
-        ValueError: if one of them is no diagonal normal.
-
-    Example:
-        >>> p, q = (normal.Normal(torch.tensor([m]), torch.tensor([1.0])).to_event(1) for m in (0.0, 2.0))
-        >>> product(p, q).mean, product(p, q).variance
-        (tensor([1.]), tensor([0.5000]))
-    """
-    (p_z, p_n), (q_z, q_n) = base(p), base(q)
-    if not (isinstance(p_z, dist.Normal) and isinstance(q_z, dist.Normal) and p_n == q_n == 1):
-        raise ValueError(f"a ladder multiplies diagonal normals, not {family(p)} and {family(q)}")
-    a, b = p_z.scale.pow(-2), q_z.scale.pow(-2)
-    return normal.Normal((a * p_z.loc + b * q_z.loc) / (a + b), (a + b).rsqrt()).to_event(1)
-
-
-def _name(part: nn.Module) -> str:
-    return type(part).__name__

@@ -75,6 +75,10 @@ class MixtureVAE(Model):
             z = pyro.sample("z", self.encoder(x))  # z ~ q(z | x)
             pyro.sample("c", dist.Categorical(logits=self.log_joint(z)))  # c ~ p(c | z)
 
+    def encode(self, x: Tensor) -> TorchDistribution:
+        """The distribution q(z | x), batch `(B,)`, event `(D,)`, of data x `(B, *event)`."""
+        return self.encoder(x)
+
     def component(self, c: Tensor) -> TorchDistribution:
         """p(z | c), for components c `(...)`: batch `(...)`, event `(D,)`."""
         normals = self.prior().component_distribution.base_dist  # batch (C, D)
@@ -98,4 +102,4 @@ class MixtureVAE(Model):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, kind: Kind = "mean") -> Tensor:
         """Draw z ~ q(z | x) for each datum and give the mean of p(x | z), or a draw from it: `(B, *event)`."""
-        return drawn(self.likelihood(self.encoder(x).sample()), kind)
+        return drawn(self.likelihood(self.encode(x).sample()), kind)

@@ -38,6 +38,16 @@ class Model(nn.Module, ABC):
     def sample(self, n: int, kind: Kind = "sample") -> Tensor:
         """Draw z ~ p(z) n times and give, for each, a draw or the mean of p(x | z): `(n, *event)`."""
 
+    def numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        """What this model tells of data beside its bound, by flat names; by default nothing.
+
+        Args:
+            x: data, `(N, *event)`.
+            given: further arguments of the programs, for a model whose programs have them.
+            labels: classes of the data, where they are known, `(N,)`.
+        """
+        return {}
+
     def check(self, x: Tensor, *given: Tensor, name: str = "x") -> None:
         """Refuse data `(N, *event)`, called `name` in the message, to which p(x | z) gives no density.
 

@@ -1,7 +1,8 @@
 """The family: every model that the library has."""
 
 from pyrovae.autoencoder import Autoencoder
-from pyrovae.hierarchical import HierarchicalVAE, LadderVAE
+from pyrovae.hierarchical import HierarchicalVAE
+from pyrovae.ladder import LadderVAE
 from pyrovae.mixture_vae import MixtureVAE
 from pyrovae.vae import VAE
 

@@ -7,8 +7,10 @@
 import functools
 import inspect
 import itertools
+import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +19,11 @@ from jsonargparse import ActionYesNo, Namespace
 from pyro.distributions import constraints
 from torch import nn
 
-from pyrovae import evaluation
+from pyrovae import blueprints, evaluation
 from pyrovae.bits import NO_PROBABILITY, bits_per_dimension, log_cell
+from pyrovae.blueprints import Blueprint, Parts
 from pyrovae.checkpoint import read as read_checkpoint
+from pyrovae.columns import columns, moved
 from pyrovae.data import NAMES, Binarize, Dataset
 from pyrovae.data import load as load_data
 from pyrovae.encoders import DiagonalNormal
@@ -28,6 +32,7 @@ from pyrovae.figures import draw
 from pyrovae.files import whole, write_json
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.likelihoods.likelihood import Likelihood
+from pyrovae.model import Model
 from pyrovae.networks import MLP, Network
 from pyrovae.networks.network import Shape
 from pyrovae.options import Parser
@@ -35,7 +40,6 @@ from pyrovae.priors import StandardNormal
 from pyrovae.priors.prior import Prior
 from pyrovae.rng import isolated
 from pyrovae.training import History, _checked, fit
-from pyrovae.vae import VAE
 
 __all__ = ["Run", "build", "load", "parse", "parser", "report", "score", "summary", "train"]
 
@@ -45,7 +49,7 @@ CONFIG, CHECKPOINT, HISTORY, METRICS = "config.yaml", "checkpoint.pt", "history.
 class Run(NamedTuple):
     """A trained model, with all that it came from."""
 
-    vae: VAE
+    vae: Model
     dataset: Dataset
     history: History
     options: Namespace
@@ -66,8 +70,9 @@ def build(
     seed: int = 0,
     device: str = "auto",
     dequantize: bool = False,
-) -> tuple[VAE, Dataset]:
-    """A VAE and its data, as the scripts' options describe them.
+    model: Blueprint | None = None,
+) -> tuple[Model, Dataset]:
+    """A model and its data, as the scripts' options describe them.
 
     Args:
         data: a data set (digits, shapes, mnist, fashion_mnist, kmnist, emnist, omniglot, cifar10), or the path of a
@@ -88,6 +93,7 @@ def build(
         device: auto (a GPU if there is one), cpu, cuda, cuda:1 and so on.
         dequantize: whether grey level k of n becomes (k + u) / n, with u ~ U(0, 1), for a likelihood that is a density;
             test and validation data are drawn once, training data anew each epoch.
+        model: what is made of these parts, by class name; by default a VAE.
 
     Raises:
         ValueError: if the parts do not fit together, or not with the data.
@@ -96,28 +102,21 @@ def build(
     place = _device(device)
     binary = likelihood(nn.Identity()).support is constraints.boolean
     binarize = binarize or ("dynamic" if binary and not dequantize else "none")
-    dataset = load_data(data, binarize, root, binarize_seed, valid_size, dequantize)
-    shape = dataset.protocol.shape
-    parts = {
-        "prior": lambda: prior(latent_dim),
-        "likelihood": lambda: likelihood(lambda outputs: decoder_network(latent_dim, (outputs(shape[0]), *shape[1:]))),
-        "encoder": lambda: encoder(lambda outputs: encoder_network(shape, outputs(latent_dim))),
-    }
-    for name, make in parts.items():
-        with isolated(seed, name):
-            parts[name] = make()
-    vae = VAE(**parts)
+    blueprint = model or blueprints.VAE()
+    dataset = blueprint.data(load_data(data, binarize, root, binarize_seed, valid_size, dequantize))
+    parts = Parts(dataset, latent_dim, prior, likelihood, encoder, encoder_network, decoder_network, seed)
+    vae = blueprint(parts)
     starting = [part for part in vae.modules() if hasattr(part, "start_from")]  # from what the training data are like
     if starting:
         _checked(vae, dataset.train, None)  # or what does not suit the model would fail there
     for part in starting:
         with isolated(seed, "start"):
-            part.start_from(dataset)
+            part.start_from(replace(dataset, train=columns(dataset.train)[0]))
     return vae.to(place), dataset
 
 
-def prepare(options: Namespace) -> tuple[VAE, Dataset, dict[str, Any]]:
-    """A VAE, its data, and all that options describe, by the option's name."""
+def prepare(options: Namespace) -> tuple[Model, Dataset, dict[str, Any]]:
+    """A model, its data, and all that options describe, by the option's name."""
     with isolated(options.seed, "objective"):  # for a baseline with parameters of its own
         arguments = vars(_reader().instantiate(options))
     return *build(**taken(build, arguments)), arguments
@@ -186,7 +185,7 @@ def load(folder: str | Path) -> Run:
 
 
 def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | None = None) -> dict:
-    """What `metrics.json` holds: `evaluation.metrics` of the test data, training time, and the protocol of the data.
+    """What `metrics.json` holds: `evaluation.metrics` of the test data, numbers of the model's own, and the protocol.
 
     Bits per dimension are those of log p(x), where it tells probabilities of data; else a note says why not.
 
@@ -203,8 +202,12 @@ def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | Non
         metrics |= {"bits_per_dimension": None, "bits_per_dimension_note": NO_PROBABILITY}
     else:
         metrics["bits_per_dimension"] = bits_per_dimension(metrics["log_likelihood"] + log_volume, protocol.shape)
+    labels = None if run.dataset.labels is None else run.dataset.labels.test
+    with evaluation.evaluating(run.vae), isolated(seed, "numbers"):
+        own = run.vae.numbers(*moved(columns(run.dataset.test), next(run.vae.parameters())), labels=labels)
     return {
         **metrics,
+        **own,
         "evaluated_on": "test",
         "seed": seed,
         "epochs": len(run.history),
@@ -235,13 +238,14 @@ def parser() -> Parser:
     parser.add_argument("--num_samples", type=int, default=1000, help="draws for each datum for log p(x)")
     parser.set_defaults(
         {
+            "model": {"class_path": "pyrovae.blueprints.VAE"},
             "objective": {"class_path": "pyrovae.objectives.ELBO"},
             "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
             "epochs": 200,
         }
     )
-    parser.unstuck = ("objective", "prior", "likelihood", "encoder", "encoder_network", "decoder_network")
-    components = ("priors", "likelihoods", "encoders", "networks")
+    parser.unstuck = ("model", "objective", "prior", "likelihood", "encoder", "encoder_network", "decoder_network")
+    components = ("models", "priors", "likelihoods", "encoders", "networks", "corruptions")
     parser.kinds = (*components, "objectives", "gradients", "baselines", "schedules")
     return parser
 
@@ -315,14 +319,18 @@ def summary(metrics: dict) -> str:
     """The main numbers in a line each."""
     bits = metrics["bits_per_dimension"]
     told = f"bits per dimension {bits:.4f}" if bits else f"no bits per dimension: {metrics['bits_per_dimension_note']}"
-    return "\n".join(
-        [
+    if math.isnan(metrics["elbo"]):
+        lines = [
+            f"no bound on log p(x): z is a point, which has no density; reconstruction {metrics['reconstruction']:.3f}"
+        ]
+    else:
+        lines = [
             f"test ELBO     {metrics['elbo']:9.3f} nats (Monte Carlo error {metrics['elbo_std_error']:.3f})",
             f"  reconstruction {metrics['reconstruction']:6.3f}, KL {metrics['kl']:.3f}",
             f"test log p(x) {metrics['log_likelihood']:9.3f} nats (Monte Carlo error "
             f"{metrics['log_likelihood_std_error']:.3f}, K = {metrics['num_samples']})",
             told,
-            f"active units  {metrics['active_units']:5d}",
-            f"trained {metrics['epochs']} epochs in {metrics['seconds']:.1f} s",
         ]
-    )
+    if metrics["active_units"] is not None:
+        lines.append(f"active units  {metrics['active_units']:5d}")
+    return "\n".join([*lines, f"trained {metrics['epochs']} epochs in {metrics['seconds']:.1f} s"])

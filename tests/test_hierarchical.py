@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
 from pyrovae import data, encoders, evaluation, fit, gradients, likelihoods, networks, objectives, priors
-from pyrovae.hierarchical import HierarchicalVAE, LadderVAE
+from pyrovae.models import HierarchicalVAE, LadderVAE
 from pyrovae.scale import unconstrained
 
 LEVEL = 1e-3  # of the statistical tests, each with a fixed seed

@@ -1,0 +1,62 @@
+"""Every model of the family from the command line: trained, scored, drawn and read again."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from pyrovae import blueprints, models, runs
+
+SMALL = ["--encoder_network.hidden", "[16]", "--decoder_network.hidden", "[16]", "--num_samples", "10"]
+OPTIONS = {  # beside --model, for what is not the default
+    "MixtureVAE": ["--prior", "MixtureOfNormals", "--prior.components", "5", "--objective.gradient", "Enumerate"],
+    "Autoencoder": ["--model.corruption", "Masking", "--model.corruption.probability", "0.2"],
+    "HierarchicalVAE": ["--model.latent_dims", "[5, 4, 3]"],
+    "LadderVAE": ["--model.latent_dims", "[5, 4, 3]", "--model.features", "7"],
+}
+FIGURES = {
+    "VAE": {"samples"},
+    "Autoencoder": {"codes"},
+    "HierarchicalVAE": {"samples", "kl_per_layer", "layers"},
+    "LadderVAE": {"samples", "kl_per_layer", "layers"},
+    "MixtureVAE": {"samples", "clusters"},
+}
+POINTS = {"Autoencoder"}  # whose guide has no density, so that there is no bound
+NAMES = [name for name in blueprints.__all__ if name not in ("Blueprint", "Parts")]
+
+
+def test_every_model_has_a_blueprint():
+    assert set(NAMES) == set(models.__all__) == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_of_every_model(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    choices, folder, resume = runs.parse([*SMALL, "--epochs", "2", "--model", name, *OPTIONS.get(name, [])])
+    run = runs.train(choices, folder, resume)
+    assert type(run.vae).__name__ == name
+    assert run.history["reconstruction"][1] > run.history["reconstruction"][0]
+    metrics = runs.report(run, folder, choices.num_samples)
+    assert math.isnan(metrics["elbo"]) == math.isnan(metrics["log_likelihood"]) == (name in POINTS)
+    assert math.isfinite(metrics["reconstruction"])
+    drawn = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert drawn >= FIGURES[name] | {"training_curves"}
+    assert "trained 2 epochs" in runs.summary(metrics)
+    assert (name in POINTS) == ("no bound on log p(x)" in runs.summary(metrics))
+    json.loads((folder / "metrics.json").read_text())
+    again = runs.load(folder)
+    assert all(torch.equal(a, b) for a, b in zip(run.vae.parameters(), again.vae.parameters(), strict=True))
+    rescored = runs.score(again, choices.num_samples, 0)
+    assert str(rescored) == str(metrics)  # NaN, which is like no number, included
+
+
+def test_parts_start_alike_whatever_else_the_model_has():
+    flat, deep = (runs.build(model=model)[0] for model in (blueprints.VAE(), blueprints.HierarchicalVAE()))
+    for one, other in ((flat.encoder, deep.encoders[0]), (flat.likelihood, deep.likelihood)):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    shapes = [p.shape for p in deep.encoders[1].parameters()]
+    twin = runs.build(model=blueprints.HierarchicalVAE([8, 4, 4]))[0]
+    third = [p for p in twin.encoders[2].parameters() if p.shape in shapes and p.dim() > 1]
+    assert third
+    assert not any(torch.equal(a, b) for a, b in zip(third, twin.encoders[1].parameters(), strict=False))
