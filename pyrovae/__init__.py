@@ -2,6 +2,7 @@
 
 from pyrovae import (
     baselines,
+    conditions,
     corruptions,
     data,
     diagnostics,
@@ -19,18 +20,22 @@ from pyrovae import (
     schedules,
 )
 from pyrovae.em import em_step, variational_em
-from pyrovae.models import VAE, Autoencoder, HierarchicalVAE, LadderVAE, MixtureVAE
+from pyrovae.models import M2, VAE, Autoencoder, ConditionalVAE, HierarchicalVAE, LadderVAE, MixtureVAE, TwoLevelVAE
 from pyrovae.svi import SVI
 from pyrovae.training import fit
 
 __all__ = [
+    "M2",
     "SVI",
     "VAE",
     "Autoencoder",
+    "ConditionalVAE",
     "HierarchicalVAE",
     "LadderVAE",
     "MixtureVAE",
+    "TwoLevelVAE",
     "baselines",
+    "conditions",
     "corruptions",
     "data",
     "diagnostics",

@@ -13,7 +13,7 @@ NO_PROBABILITY = (
 )
 
 
-def log_cell(likelihood: Likelihood, protocol: Protocol) -> float | None:
+def log_cell(likelihood: Likelihood, protocol: Protocol, shape: tuple[int, ...] | None = None) -> float | None:
     """log v, for which log p(x) + log v is a log-probability of a datum or bounds one; None where there is none.
 
     A likelihood of probabilities has v = 1. A density of data that were dequantized to (k + u) / n has v = n^-dims, the
@@ -22,6 +22,7 @@ def log_cell(likelihood: Likelihood, protocol: Protocol) -> float | None:
     Args:
         likelihood: p(x | z), of which the support alone matters.
         protocol: of the data.
+        shape: of the x that p(x | z) is of; unless given, of the whole datum.
 
     References:
         Theis et al. (2016), A note on the evaluation of generative models, section 3.1, https://arxiv.org/abs/1511.01844
@@ -33,7 +34,7 @@ def log_cell(likelihood: Likelihood, protocol: Protocol) -> float | None:
     """
     if likelihood.support.is_discrete:
         return 0.0
-    return -math.prod(protocol.shape) * math.log(protocol.levels) if protocol.dequantize else None
+    return -math.prod(shape or protocol.shape) * math.log(protocol.levels) if protocol.dequantize else None
 
 
 def bits_per_dimension(log_probability: float, shape: tuple[int, ...]) -> float:

@@ -3,25 +3,38 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pyrovae import models
 from pyrovae.columns import columns
+from pyrovae.conditions import OneHot, Quadrants
 from pyrovae.corruptions import Corruption
 from pyrovae.data import Dataset
 from pyrovae.encoders import DiagonalNormal
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.model import Model
-from pyrovae.networks import MLP, Network
+from pyrovae.networks import MLP, Join, Network
 from pyrovae.networks.network import Shape, as_shape
 from pyrovae.priors.prior import Prior
 from pyrovae.rng import isolated
 
-__all__ = ["VAE", "Autoencoder", "Blueprint", "HierarchicalVAE", "LadderVAE", "MixtureVAE", "Parts"]
+__all__ = [
+    "M2",
+    "VAE",
+    "Autoencoder",
+    "Blueprint",
+    "ConditionalVAE",
+    "HierarchicalVAE",
+    "LadderVAE",
+    "MixtureVAE",
+    "Parts",
+    "TwoLevelVAE",
+]
 
 
 @dataclass
@@ -176,6 +189,124 @@ class MixtureVAE(Blueprint):
     def __call__(self, parts: Parts) -> models.MixtureVAE:
         """The model."""
         return models.MixtureVAE(parts.prior(), parts.likelihood(), parts.encoder())
+
+
+@dataclass(frozen=True)
+class TwoLevelVAE(Blueprint):
+    """z2 of D dimensions above z1, both of which make x; `--prior VampPrior` for p(z2).
+
+    Args:
+        lower_dim: dimensions of z1; unless given, D.
+    """
+
+    lower_dim: int | None = None
+
+    def __call__(self, parts: Parts) -> models.TwoLevelVAE:
+        """The model."""
+        top, low = parts.latent_dim, self.lower_dim or parts.latent_dim
+        return models.TwoLevelVAE(
+            parts.prior(top),
+            parts.layer(top, low),
+            parts.likelihood(Join(low, top).out_shape),
+            parts.encoder(parts.shape, top),
+            parts.encoder(Join(parts.shape, top).out_shape, low),
+        )
+
+
+@dataclass(frozen=True)
+class ConditionalVAE(Blueprint):
+    """p(x | y), y the class of x, or quadrants of an image of which the others are x.
+
+    Args:
+        quadrants: how many are given, 1 to 3; 0 for the class.
+        learned_prior: whether p(z | y) is learned, by a network; else it is p(z).
+    """
+
+    quadrants: int = 0
+    learned_prior: bool = False
+
+    def data(self, dataset: Dataset) -> Dataset:
+        """x and y."""
+        parts = dataset.train, dataset.valid, dataset.test
+        if self.quadrants:
+            condition = Quadrants(dataset.protocol.shape, self.quadrants)
+            train, valid, test = map(condition.split, parts)
+        else:
+            train, valid, test = zip(parts, _labelled(dataset), strict=True)
+        return replace(dataset, train=train, valid=valid, test=test)
+
+    def __call__(self, parts: Parts) -> models.ConditionalVAE:
+        """The model."""
+        if self.quadrants:
+            condition = Quadrants(parts.dataset.protocol.shape, self.quadrants)
+        else:
+            condition = OneHot(_classes(parts.dataset))
+        y, z = condition.out_shape, parts.latent_dim
+        return models.ConditionalVAE(
+            parts.layer(y, z) if self.learned_prior else parts.prior(),
+            parts.likelihood(Join(z, y).out_shape),
+            parts.encoder(Join(parts.shape, y).out_shape, z),
+            condition,
+        )
+
+
+@dataclass(frozen=True)
+class M2(Blueprint):
+    """Classes of some training data; `--objective.gradient Enumerate` sums over those of the others.
+
+    Test data come without classes; their `accuracy` is told.
+
+    Args:
+        labelled: of how many training data the class is known, as many of each class.
+        share: of an epoch that labelled data make up, for which they are repeated.
+        alpha: weight of the loss of the classifier, for each labelled datum.
+        label_seed: of the choice of labelled data.
+    """
+
+    labelled: int = 100
+    share: float = 0.1
+    alpha: float = 1.0
+    label_seed: int = 0
+
+    def data(self, dataset: Dataset) -> Dataset:
+        """x and y of training data, y = -1 where it is not known; x alone of others."""
+        y = _labelled(dataset)[0]
+        each, rest = divmod(self.labelled, _classes(dataset))
+        if rest or each < 1 or each > min(y.unique(return_counts=True)[1]) or not 0 < self.share < 1:
+            raise ValueError(
+                f"labelled data are some of each of {_classes(dataset)} classes, as many of each, and a share of an "
+                f"epoch between 0 and 1, not {self.labelled} and {self.share}"
+            )
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.label_seed))
+        known = torch.cat([order[y[order] == c][:each] for c in y.unique()])
+        again = round(self.share / (1 - self.share) * len(y) / len(known))  # so many times more
+        index = torch.cat([torch.arange(len(y)), known.repeat(max(again - 1, 0))])
+        given = torch.full_like(y, -1)
+        given[known] = y[known]
+        return replace(dataset, train=(dataset.train[index], given[index]))
+
+    def __call__(self, parts: Parts) -> models.M2:
+        """The model."""
+        classes = _classes(parts.dataset)
+        return models.M2(
+            parts.prior(),
+            parts.likelihood(Join(parts.latent_dim, classes).out_shape),
+            parts.encoder(Join(parts.shape, classes).out_shape),
+            parts.network(parts.shape, classes),
+            self.alpha,
+        )
+
+
+def _labelled(dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
+    """Classes of training, validation and test data."""
+    if dataset.labels is None:
+        raise ValueError(f"the model needs the classes of the data, and {dataset.protocol.data} has none")
+    return tuple(y.long() for y in (dataset.labels.train, dataset.labels.valid, dataset.labels.test))
+
+
+def _classes(dataset: Dataset) -> int:
+    """How many there are."""
+    return int(max(y.max() for y in _labelled(dataset))) + 1
 
 
 def _layers(latent_dims: Sequence[int] | None, parts: Parts) -> list[int]:

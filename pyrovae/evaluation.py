@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pyrovae.check import unvalidated
 from pyrovae.columns import Data, columns, moved, split
+from pyrovae.conditional import Conditional
 from pyrovae.densities import LogDensities, log_densities
 from pyrovae.distributions.mixture import table_size
 from pyrovae.draws import is_point
@@ -472,7 +473,7 @@ def decoded_size(vae: Model, x: Tensor) -> int:
 
 def density_size(vae: Model, x: Tensor) -> int:
     """How many numbers p(x, z) of a datum and a z takes: those of p(x | z), or of a mixture's table for p(z)."""
-    if getattr(vae, "prior", None) is None:
+    if isinstance(vae.prior, Conditional):  # p(z | y), a vector's parameters
         return decoded_size(vae, x)
     with evaluating(vae), isolated():  # a prior may be made of the encoder
         return max(decoded_size(vae, x), table_size(vae.prior()))

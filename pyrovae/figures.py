@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from pyrovae import family_plots, plotting
 from pyrovae.columns import columns, moved
+from pyrovae.conditions import OneHot, Quadrants
 from pyrovae.data import Dataset
 from pyrovae.evaluation import kl_per_layer, moments
 from pyrovae.layers import Layers
 from pyrovae.model import Model
-from pyrovae.models import VAE, Autoencoder, MixtureVAE
+from pyrovae.models import M2, VAE, Autoencoder, ConditionalVAE, MixtureVAE, TwoLevelVAE
 from pyrovae.rng import isolated
 from pyrovae.supports import describe
 from pyrovae.training import History
@@ -42,9 +43,9 @@ def draw(vae: Model, dataset: Dataset, history: History, tsne: bool = False, see
             yield "training_curves", plotting.training_curves(history)
         if hasattr(vae, "encode"):
             yield from _latent_means(vae, [t[:5000] for t in data], labels, tsne, seed)
-        if data[0].dim() != 4 or data[0].shape[1] not in (1, 3):
+        if len(shape := dataset.protocol.shape) != 3 or shape[0] not in (1, 3):
             return  # what follows shows images
-        if hasattr(vae, "reconstruct"):
+        if hasattr(vae, "reconstruct") and tuple(data[0].shape[1:]) == tuple(shape):
             some = [t[:12] for t in data]
             pictures = (vae.reconstruct(*some, kind=kind) for kind in ("mean", "sample"))
             yield "reconstructions", plotting.reconstructions(some[0], *pictures)
@@ -125,9 +126,7 @@ def _(vae: Autoencoder, data: tuple[Tensor, ...], labels: Tensor | None, seed: i
 @own.register
 def _(vae: Layers, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
     yield "samples", _samples(vae, seed)
-    layers = kl_per_layer(vae, data[0][:1000], seed=seed)
-    kl = {name: layer.mean().item() for name, layer in layers.items()}
-    yield "kl_per_layer", family_plots.bars(dict(sorted(kl.items())), "KL (nats)", "What each layer tells of x")
+    yield "kl_per_layer", _kl_per_layer(vae, data, seed)
     x = data[0][:12]
     rows = {"data x": x} | {f"from {name} down": vae.reconstruct(x, layer=n) for n, name in enumerate(vae.latents, 1)}
     yield "layers", family_plots.montage(rows, "A layer as q(z | x) has it, those below as the model draws them")
@@ -145,6 +144,49 @@ def _(vae: MixtureVAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: in
         rows[f"{clusters[:, c].mean():.0%}"] = torch.cat([mean[None], x[clusters[:, c].topk(min(11, len(x))).indices]])
     title = "Components by weight: the decoded mean, and the test data most surely of it"
     yield "clusters", family_plots.montage(rows, title)
+
+
+@own.register
+def _(vae: TwoLevelVAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "samples", _samples(vae, seed)
+    yield "kl_per_layer", _kl_per_layer(vae, data, seed)
+    x = data[0][:12]
+    rows = {"data x": x, "z2 and z1 of q(z | x)": vae.reconstruct(x), "z2 alone": vae.reconstruct(x, layer=2)}
+    yield "layers", family_plots.montage(rows, "What each level keeps of x")
+
+
+@own.register
+def _(vae: ConditionalVAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    if isinstance(vae.condition, Quadrants):
+        x, y = (t[:12] for t in data)
+        merge = vae.condition.merge
+        rows = {"data": merge(x, y), "given": merge(torch.full_like(x, 0.5), y)}
+        rows |= {f"filled in {n}": merge(vae.sample(len(x), "mean", y), y) for n in range(1, 6)}
+        rows["a sample"] = merge(vae.sample(len(x), "sample", y), y)
+        yield "completions", family_plots.montage(rows, "What may be hidden: p(x | z, y), z ~ p(z | y)")
+    elif isinstance(vae.condition, OneHot):
+        classes = vae.condition.out_shape[0]
+        yield "classes", _classes(vae, classes, data[0])
+
+
+@own.register
+def _(vae: M2, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "classes", _classes(vae, vae.classes, data[0])
+
+
+def _classes(vae: ConditionalVAE | M2, classes: int, x: Tensor) -> Figure:
+    """A class a row; a seed, and with it z where p(z) is the same for all classes, a column."""
+    rows = {}
+    for y in range(min(classes, 12)):
+        with isolated(0):
+            rows[f"y = {y}"] = vae.sample(12, "mean", y=torch.full((12,), y, device=x.device))
+    return family_plots.montage(rows, "Means of p(x | z, y), a z a column")
+
+
+def _kl_per_layer(vae: Model, data: tuple[Tensor, ...], seed: int) -> Figure:
+    layers = kl_per_layer(vae, tuple(t[:1000] for t in data), seed=seed)
+    kl = {name: layer.mean().item() for name, layer in sorted(layers.items())}
+    return family_plots.bars(kl, "KL (nats)", "What each layer tells of x")
 
 
 def _plane(means: Tensor, deviations: Tensor) -> tuple[Tensor, tuple[str, str]]:

@@ -38,7 +38,7 @@ class Model(nn.Module, ABC):
     def sample(self, n: int, kind: Kind = "sample") -> Tensor:
         """Draw z ~ p(z) n times and give, for each, a draw or the mean of p(x | z): `(n, *event)`."""
 
-    def numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+    def own_numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """What this model tells of data beside its bound, by flat names; by default nothing.
 
         Args:

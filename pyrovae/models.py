@@ -1,9 +1,21 @@
 """The family: every model that the library has."""
 
 from pyrovae.autoencoder import Autoencoder
+from pyrovae.conditional_vae import ConditionalVAE
 from pyrovae.hierarchical import HierarchicalVAE
 from pyrovae.ladder import LadderVAE
+from pyrovae.m2 import M2
 from pyrovae.mixture_vae import MixtureVAE
+from pyrovae.two_level_vae import TwoLevelVAE
 from pyrovae.vae import VAE
 
-__all__ = ["VAE", "Autoencoder", "HierarchicalVAE", "LadderVAE", "MixtureVAE"]
+__all__ = [
+    "M2",
+    "VAE",
+    "Autoencoder",
+    "ConditionalVAE",
+    "HierarchicalVAE",
+    "LadderVAE",
+    "MixtureVAE",
+    "TwoLevelVAE",
+]

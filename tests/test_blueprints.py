@@ -6,11 +6,22 @@ import math
 import pytest
 import torch
 
-from pyrovae import blueprints, models, runs
+from pyrovae import blueprints, data, models, runs
 
-SMALL = ["--encoder_network.hidden", "[16]", "--decoder_network.hidden", "[16]", "--num_samples", "10"]
+SMALL = [
+    "--optimizer.lr",
+    "5e-3",
+    "--encoder_network.hidden",
+    "[16]",
+    "--decoder_network.hidden",
+    "[16]",
+    "--num_samples",
+    "10",
+]
 OPTIONS = {  # beside --model, for what is not the default
     "MixtureVAE": ["--prior", "MixtureOfNormals", "--prior.components", "5", "--objective.gradient", "Enumerate"],
+    "M2": ["--model.labelled", "50", "--objective.gradient", "Enumerate"],
+    "TwoLevelVAE": ["--model.lower_dim", "5", "--prior", "VampPrior", "--prior.components", "9"],
     "Autoencoder": ["--model.corruption", "Masking", "--model.corruption.probability", "0.2"],
     "HierarchicalVAE": ["--model.latent_dims", "[5, 4, 3]"],
     "LadderVAE": ["--model.latent_dims", "[5, 4, 3]", "--model.features", "7"],
@@ -21,6 +32,9 @@ FIGURES = {
     "HierarchicalVAE": {"samples", "kl_per_layer", "layers"},
     "LadderVAE": {"samples", "kl_per_layer", "layers"},
     "MixtureVAE": {"samples", "clusters"},
+    "TwoLevelVAE": {"samples", "kl_per_layer", "layers"},
+    "ConditionalVAE": {"classes"},
+    "M2": {"classes"},
 }
 POINTS = {"Autoencoder"}  # whose guide has no density, so that there is no bound
 NAMES = [name for name in blueprints.__all__ if name not in ("Blueprint", "Parts")]
@@ -49,6 +63,33 @@ def test_a_run_of_every_model(name, tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(run.vae.parameters(), again.vae.parameters(), strict=True))
     rescored = runs.score(again, choices.num_samples, 0)
     assert str(rescored) == str(metrics)  # NaN, which is like no number, included
+
+
+def test_a_run_of_quadrants_is_of_the_hidden_pixels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*SMALL, "--epochs", "1", "--model", "ConditionalVAE", "--model.quadrants", "2"]
+    choices, folder, resume = runs.parse([*arguments, "--model.learned_prior", "true"])
+    run = runs.train(choices, folder, resume)
+    metrics = runs.report(run, folder, choices.num_samples)
+    assert run.dataset.test[0].shape == run.dataset.test[1].shape == (300, 1, 32)
+    assert metrics["bits_per_dimension"] == pytest.approx(-metrics["log_likelihood"] / 32 / math.log(2))
+    assert (folder / "figures" / "completions.png").exists()
+
+
+def test_few_labels_tell_the_others():
+    blueprint = blueprints.M2(labelled=30, share=0.2, label_seed=1)
+    dataset = data.load("digits", binarize="dynamic")
+    x, y = blueprint.data(dataset).train
+    assert type(x) is data.Intensities
+    assert (y >= 0).sum() / len(y) == pytest.approx(0.2, abs=0.02)
+    known, count = x[y >= 0].unique(dim=0, return_counts=True)
+    assert len(known) == 30
+    assert count.unique().numel() == 1
+    assert torch.equal(y[y >= 0].bincount(), torch.full((10,), 3 * int(count[0])))
+    assert torch.equal(y[y >= 0][:30], dataset.labels.train[: len(dataset.train)][y[: len(dataset.train)] >= 0])
+    for wrong in ({"labelled": 33}, {"labelled": 5000}, {"share": 1.0}):
+        with pytest.raises(ValueError, match="labelled data are some of each of 10 classes"):
+            blueprints.M2(**wrong).data(dataset)
 
 
 def test_parts_start_alike_whatever_else_the_model_has():

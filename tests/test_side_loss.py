@@ -1,5 +1,7 @@
 """Losses beside the bound: no part of any value, minimised by the same steps; and two inputs of a network as one."""
 
+import itertools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -50,11 +52,11 @@ def test_a_loss_beside_the_bound_is_descended_and_has_no_value(objective):
     x, losses = torch.linspace(-1, 1, 20).reshape(4, 5), {}
     for loss in (False, True):
         one = Beside(loss)
-        svi = SVI(one.model, one.guide, torch.optim.Adam(one.parameters(), lr=0.1), objective)
+        svi = SVI(one.model, one.guide, torch.optim.Adam(one.parameters(), lr=0.2), objective)
         pyro.set_rng_seed(1)
-        losses[loss] = [svi.step(x) for _ in range(300)]
+        losses[loss] = [svi.step(x) for _ in range(100)]
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
-    assert one.w.item() == pytest.approx(3.0, abs=1e-3)
+    assert one.w.item() == pytest.approx(3.0, abs=0.02)
 
 
 def test_a_network_that_is_held_has_no_gradient_but_by_its_inputs():
@@ -68,28 +70,32 @@ def test_a_network_that_is_held_has_no_gradient_but_by_its_inputs():
 
 @pytest.mark.parametrize(
     ("a", "b", "shape"),
-    [(4, 3, (7,)), (4, (1, 2, 3), (10,)), ((2, 5, 6), 3, (5, 5, 6)), ((2, 5, 6), (1, 5, 6), (3, 5, 6))],
+    [
+        (4, 3, (7,)),
+        (4, (1, 2, 3), (10,)),
+        ((2, 5, 6), 3, (5, 5, 6)),
+        ((2, 5, 6), (1, 5, 6), (3, 5, 6)),
+        ((2, 3), (1, 4), (10,)),
+    ],
 )
 @pytest.mark.parametrize("lead", [((), ()), ((8,), (8,)), ((3, 8), (8,)), ((8,), (3, 8)), ((8, 1), (8, 4))])
 def test_two_inputs_are_one(a, b, shape, lead):
     join = Join(a, b)
     x, y = torch.randn(*lead[0], *join.a), torch.randn(*lead[1], *join.b)
-    both = join(x, y)
-    batch = torch.broadcast_shapes(*lead)
+    both, batch = join(x, y), torch.broadcast_shapes(*lead)
     assert both.shape == (*batch, *join.out_shape) == (*batch, *shape)
-    first = join.a[0]
-    x_part, y_part = both.movedim(len(batch), 0)[:first], both.movedim(len(batch), 0)[first:]
-    assert torch.equal(x_part.movedim(0, len(batch)), x.expand(*batch, *join.a))
-    whole = y.expand(*batch, *join.b)
-    if len(join.a) == 1:
-        whole = whole.flatten(len(batch))
-    elif len(join.b) == 1:
-        whole = whole[..., None, None].expand(*batch, *join.b, *join.a[1:])
-    assert torch.equal(y_part.movedim(0, len(batch)), whole)
+    for index in itertools.product(*map(range, batch)):  # one by one
+        of_x, of_y = (
+            t[tuple(i * (n > 1) for i, n in zip(index[len(batch) - len(of) :], of, strict=True))]
+            for t, of in zip((x, y), lead, strict=True)
+        )
+        if len(shape) == 1:
+            expected = torch.cat([of_x.flatten(), of_y.flatten()])
+        else:
+            expected = torch.stack([*of_x, *(c if c.dim() else c.expand(shape[1:]) for c in of_y)])
+        assert torch.equal(both[index], expected)
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="neither a vector nor of the pixels"):
-        Join((1, 8, 8), (1, 4, 4))
     with pytest.raises(ValueError, match=r"should be \(\.\.\., \*\(3,\)\), but was given"):
         Join(4, 3)(torch.zeros(2, 4), torch.zeros(2, 5))

@@ -15,13 +15,17 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 from pyrovae import (
+    M2,
     SVI,
     VAE,
     Autoencoder,
+    ConditionalVAE,
     HierarchicalVAE,
     LadderVAE,
     MixtureVAE,
+    TwoLevelVAE,
     baselines,
+    conditions,
     corruptions,
     encoders,
     evaluation,
@@ -52,13 +56,13 @@ def uncompiled(monkeypatch):
 
 def trained(make, compile, steps=50, batches=None, **options):
     """Losses and parameters after some steps in float64."""
-    vae, objective, x = make()
+    vae, objective, *data = make()
     optim = torch.optim.Adam([*vae.parameters(), *getattr(objective, "parameters", list)()], lr=0.002)
     svi = SVI(vae.model, vae.guide, optim, objective, compile=compile, **options)
     pyro.set_rng_seed(1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the gradient was 0 in the first step")
-        losses = [svi.step(b) for _, b in zip(range(steps), itertools.cycle(batches or [x]))]
+        losses = [svi.step(*b) for _, b in zip(range(steps), itertools.cycle([(x,) for x in batches or ()] or [data]))]
     return torch.tensor(losses, dtype=torch.float64), vae.state_dict()
 
 
@@ -140,6 +144,9 @@ def test_pyros_elbos_are_staged(uncompiled, elbo, num_particles):
 
 
 FAMILY = {
+    "conditional": objectives.IWAE(num_particles=3),
+    "semi-supervised": objectives.ELBO(gradient=gradients.Enumerate()),
+    "two levels": objectives.ELBO(gradient=gradients.STL()),
     "upwards": objectives.IWAE(num_particles=3),
     "ladder": objectives.IWAE(num_particles=3, gradient=gradients.DReG()),
     "mixture": objectives.ELBO(gradient=gradients.Enumerate()),
@@ -156,6 +163,15 @@ def family(kind):
     likelihood = likelihoods.Normal(networks.MLP(3, 5, hidden=(6,)))
     if kind == "mixture":
         return MixtureVAE(priors.MixtureOfNormals(3, 4), likelihood, normal(5, 3))
+    if kind == "conditional":
+        given = likelihoods.Normal(networks.MLP(3 + 2, 5, hidden=(6,)))
+        return ConditionalVAE(normal(2, 3), given, normal(5 + 2, 3), conditions.OneHot(2))
+    if kind == "semi-supervised":
+        given = likelihoods.Normal(networks.MLP(3 + 2, 5, hidden=(6,)))
+        return M2(priors.StandardNormal(3), given, normal(5 + 2, 3), networks.MLP(5, 2, hidden=(6,)))
+    if kind == "two levels":
+        given = likelihoods.Normal(networks.MLP(3 + 2, 5, hidden=(6,)))
+        return TwoLevelVAE(priors.VampPrior(2, 3), normal(2, 3), given, normal(5, 2), normal(5 + 2, 3))
     layers = priors.StandardNormal(2), [normal(2, 3)], likelihood
     if kind == "upwards":
         return HierarchicalVAE(*layers, [normal(5, 3), normal(3, 2)])
@@ -167,7 +183,10 @@ def family(kind):
 @pytest.mark.parametrize("kind", [*FAMILY, *corruptions.__all__])
 def test_every_model_of_the_family_is_staged(uncompiled, kind):
     objective = FAMILY.get(kind, objectives.ELBO())
-    assert_same(lambda: (family(kind).double(), objective, torch.linspace(-1, 1, 40).reshape(8, 5).double()))
+    x = torch.linspace(-1, 1, 40).reshape(8, 5).double()
+    classes = {"conditional": torch.arange(8) % 2, "semi-supervised": torch.arange(8) % 3 - 1}
+    data = (x, classes[kind]) if kind in classes else (x,)
+    assert_same(lambda: (family(kind).double(), objective, *data))
     assert len(uncompiled) == 1
 
 
