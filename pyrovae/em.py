@@ -13,8 +13,9 @@ from tqdm import tqdm
 from pyrovae import evaluation
 from pyrovae.batches import Batches
 from pyrovae.columns import Data, arity, columns
-from pyrovae.exact import LinearGaussian, _set_scale
+from pyrovae.exact import GaussianMixture, LinearGaussian
 from pyrovae.model import Model
+from pyrovae.objective import Objective
 from pyrovae.objectives import ELBO
 from pyrovae.rng import isolated
 from pyrovae.svi import SVI
@@ -53,7 +54,8 @@ def variational_em(
         tolerance: in nats a datum: E-steps of a round end when the last tenth of them gained less; unless given, all
             are taken.
         batch_size: data in a step; a round is one pass, with E- and M-steps for each batch. Unless given, all data.
-        objective: any `pyro.infer.ELBO`; by default `objectives.ELBO()`.
+        objective: any `pyro.infer.ELBO`; by default `objectives.ELBO()`. Its schedules start anew, and count both
+            kinds of steps.
         optimizer: makes a `torch.optim` optimiser of parameters, one for the guide and one for the model.
         num_samples: draws for each datum by which the ELBO of a row is told, with the same noise in all rows.
         seed: of everything random.
@@ -61,10 +63,11 @@ def variational_em(
 
     Returns:
         A row for each round: `elbo_e`, the ELBO after E (None by batches), and `elbo`, after M, in nats per datum;
-        `e_steps` taken; `seconds`.
+        `e_steps` and `m_steps` taken, of all batches; `seconds` of the steps.
 
     Raises:
-        ValueError: if a number is out of range, or data have no density.
+        ValueError: if a number is out of range, data have no density, or guide or model has nothing to fit.
+        FloatingPointError: if log p(x | z) is not finite after a round.
 
     References:
         Neal and Hinton (1998), A view of the EM algorithm that justifies incremental, sparse, and other variants,
@@ -84,46 +87,112 @@ def variational_em(
         )
     vae.check(*columns(x))
     objective = ELBO() if objective is None else objective
-    guide = [p for p in vae.guide_parameters() if p.requires_grad]
-    ours = {id(p) for p in guide}
-    model = [p for p in vae.parameters() if p.requires_grad and id(p) not in ours]
-    batches = Batches(
-        x, batch_size or len(columns(x)[0]), batch_size is not None, seed, next(vae.parameters()).device, arity(vae)
-    )
-    e, m = (SVI(vae.model, vae.guide, optimizer(parameters), objective) for parameters in (guide, model))
-
-    def told() -> float:
-        return evaluation.elbo(vae, x, num_samples, seed).value.double().mean().item()
-
+    size, device = batch_size or len(columns(x)[0]), next(vae.parameters()).device
+    if isinstance(objective, Objective):
+        objective.to(device).step = 0
+    guide, model = _parts(vae)
+    e, m = (_Phase(vae, *parts, optimizer, objective) for parts in ((guide, model), (model, guide)))
+    batches = Batches(x, size, batch_size is not None, seed, device, arity(vae))
+    told = partial(_elbo, vae, x, num_samples, seed)
     history = History()
-    bar = tqdm(total=rounds, disable=not progress, dynamic_ncols=True)
-    with isolated(seed), frozen_on_purpose(), bar:
+    vae.train()
+    with isolated(seed), frozen_on_purpose(), tqdm(total=rounds, disable=not progress, dynamic_ncols=True) as bar:
         for number in range(1, rounds + 1):
-            start, taken = time.perf_counter(), 0
-            vae.train()
+            e.begin()
+            m.begin()
             for batch in batches:
-                with _fixed(model):
-                    taken += _climb(e, batch, e_steps, tolerance)
+                e.climb(batch, e_steps, tolerance)
                 elbo_e = told() if batch_size is None else None
-                with _fixed(guide):
-                    _climb(m, batch, m_steps, None)
-            row = {"round": number, "elbo_e": elbo_e, "elbo": told(), "e_steps": taken}
-            history.append({**row, "seconds": time.perf_counter() - start})
+                m.climb(batch, m_steps)
+            taken = {"e_steps": e.steps, "m_steps": m.steps, "seconds": e.seconds + m.seconds}
+            history.append({"round": number, "elbo_e": elbo_e, "elbo": told(), **taken})
             bar.update()
     vae.eval()
     return history
 
 
-def _climb(svi: SVI, batch: tuple[Tensor, ...], steps: int, tolerance: float | None) -> int:
-    """Take steps until the mean loss of the last tenth of them gained less than the tolerance; how many were taken."""
-    window, losses = max(steps // 10, 1), []
-    for step in range(1, steps + 1):
-        losses.append(svi.update(*batch)[0])
-        if tolerance is not None and step >= 2 * window and step % window == 0:
-            before, after = (torch.stack(part).mean() for part in (losses[-2 * window : -window], losses[-window:]))
-            if (before - after).item() < tolerance * len(batch[0]):
-                return step
-    return steps
+def em_step(model: GaussianMixture | LinearGaussian, x: Tensor) -> None:
+    """One step of exact EM: the model's parameters maximise E_p(z|x)[log p(x, z)], of the posterior that they had.
+
+    In place; log p(x) never falls. The equations are those of the model's own `em_step`. The encoder is left as it is.
+
+    Args:
+        model: probabilistic PCA, or a Gaussian mixture.
+        x: data, `(N, data_dim)`.
+
+    Raises:
+        ValueError: if data have no density, or a component of a mixture is left without any.
+
+    References:
+        Dempster et al. (1977), Maximum likelihood from incomplete data via the EM algorithm,
+        https://doi.org/10.1111/j.2517-6161.1977.tb01600.x
+
+    Example:
+        >>> model, x = LinearGaussian(), LinearGaussian(seed=1).sample(200)
+        >>> before = model.log_likelihood(x).sum()
+        >>> em_step(model, x)
+        >>> bool(model.log_likelihood(x).sum() > before)
+        True
+    """
+    model.em_step(x)
+
+
+class _Phase:
+    """Steps along the free parameters, of the guide or of the model, while the other's are fixed."""
+
+    def __init__(
+        self,
+        vae: Model,
+        free: list[nn.Parameter],
+        fixed: list[nn.Parameter],
+        optimizer: Callable[[Iterable], torch.optim.Optimizer],
+        objective: pyro.infer.ELBO,
+    ) -> None:
+        self.svi = SVI(vae.model, vae.guide, optimizer(free), objective)
+        self.fixed = fixed
+
+    def begin(self) -> None:
+        """Begin a round."""
+        self.steps, self.seconds = 0, 0.0
+
+    def climb(self, batch: tuple[Tensor, ...], steps: int, tolerance: float | None = None) -> None:
+        """Take steps until the mean loss of the last tenth of them gained less than the tolerance, per datum."""
+        start, window, losses = time.perf_counter(), max(steps // 10, 1), []
+        with _fixed(self.fixed):
+            while len(losses) < steps and not _stalls(losses, window, tolerance, len(batch[0])):
+                losses.append(self.svi.update(*batch)[0])
+        self.steps += len(losses)
+        self.seconds += time.perf_counter() - start
+
+
+def _stalls(losses: list[Tensor | float], window: int, tolerance: float | None, size: int) -> bool:
+    """Whether the last window of losses, of so many data, gained less than the tolerance over the one before it."""
+    if tolerance is None or len(losses) < 2 * window or len(losses) % window:
+        return False
+    before, after = (sum(part) / window for part in (losses[-2 * window : -window], losses[-window:]))
+    return float(before - after) < tolerance * size
+
+
+def _parts(vae: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of the guide, and those of the model, that are not frozen."""
+    ours = {id(p) for p in vae.guide_parameters()}
+    free = [p for p in vae.parameters() if p.requires_grad]
+    parts = [p for p in free if id(p) in ours], [p for p in free if id(p) not in ours]
+    for name, part in zip(("guide", "model"), parts, strict=True):
+        if not part:
+            raise ValueError(f"the {name} has no parameter that requires a gradient: use fit, which needs no two parts")
+    return parts
+
+
+def _elbo(vae: Model, x: Data, num_samples: int, seed: int) -> float:
+    """The mean ELBO of data."""
+    bound = evaluation.elbo(vae, x, num_samples, seed)
+    if not bound.reconstruction.isfinite().all():
+        raise FloatingPointError(
+            "log p(x | z) is not finite after a round: try a smaller learning rate, and look for extreme values in the "
+            "data"
+        )
+    return bound.value.double().mean().item()
 
 
 @contextmanager
@@ -136,37 +205,3 @@ def _fixed(parameters: list[nn.Parameter]) -> Iterator[None]:
     finally:
         for p in parameters:
             p.requires_grad_()
-
-
-@torch.no_grad()
-def em_step(model: LinearGaussian, x: Tensor) -> None:
-    """One step of exact EM: W, b and s maximise E_p(z|x)[log p(x, z)], of the posterior that they had; in place.
-
-    With u = (z, 1): (W, b) = sum_n x_n E[u]' (sum_n E[u u'])^-1, s^2 = 1 / (N d) sum_n E|x_n - (W, b) u|^2.
-    The encoder is left as it is.
-
-    Args:
-        model: probabilistic PCA.
-        x: data, `(N, data_dim)`.
-
-    References:
-        Tipping and Bishop (1999), Probabilistic principal component analysis, appendix B,
-        https://doi.org/10.1111/1467-9868.00196
-
-    Example:
-        >>> model, x = LinearGaussian(), LinearGaussian(seed=1).sample(200)
-        >>> before = model.log_likelihood(x).sum()
-        >>> em_step(model, x)
-        >>> bool(model.log_likelihood(x).sum() > before)
-        True
-    """
-    p = model.posterior(x)
-    n, d = x.shape
-    u = torch.cat([p.mean, x.new_ones(n, 1)], 1)  # (N, D + 1)
-    moments = u.T @ u  # sum_n E[u u']
-    moments[:-1, :-1] += p.covariance_matrix.expand(n, -1, -1).sum(0)
-    both = torch.linalg.solve(moments, u.T @ x).T  # (W, b), (d, D + 1)
-    squares = (x.square().sum() - 2 * (x * (u @ both.T)).sum() + (both @ moments * both).sum()) / (n * d)
-    model.weight.copy_(both[:, :-1])
-    model.bias.copy_(both[:, -1])
-    _set_scale(model.vae, squares.sqrt().item())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.evaluation import evaluating
-from pyrovae.exact import LinearNormal
+from pyrovae.exact.linear_normal import LinearNormal
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.priors import Bernoulli as BernoulliPrior

@@ -1,11 +1,16 @@
-"""Expectation maximisation: exact, of probabilistic PCA, to its closed-form maximum, and variational, near it."""
+"""Expectation maximisation: exact, of probabilistic PCA, to its closed-form maximum, and variational, near it.
 
+Of mixtures, see `test_gaussian_mixture.py`.
+"""
+
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from pyro.infer import RenyiELBO, Trace_ELBO
 
-from pyrovae import evaluation, fit, networks
+from pyrovae import evaluation, fit, networks, objectives, schedules
 from pyrovae.autoencoder import Autoencoder
 from pyrovae.em import em_step, variational_em
 from pyrovae.exact import LinearGaussian
@@ -105,6 +110,17 @@ def test_by_batches_it_climbs_too_and_follows_from_the_seed():
     assert first[-1] > first[0] + 0.3
 
 
+@pytest.mark.parametrize("objective", [objectives.ELBO, Trace_ELBO, RenyiELBO])
+def test_by_batches_each_has_its_e_steps_which_end_by_the_tolerance(objective):
+    """Three batches, of 100, 100 and 50 data: with a tolerance that no gain meets, a fifth of the steps of each."""
+    x = made(latent_dim=1)[0][:250]
+    for tolerance, taken in ((1e3, 3 * 4), (None, 3 * 20)):
+        model = LinearGaussian(1, 6, seed=3)
+        options = {"batch_size": 100, "objective": objective(num_particles=2), "progress": False}
+        (row,) = variational_em(model.vae, x, 1, 20, 3, tolerance, **options)
+        assert (row["e_steps"], row["m_steps"], row["elbo_e"]) == (taken, 3 * 3, None)
+
+
 def test_joint_fitting_and_em_end_alike():
     x, best = made(latent_dim=1)
     model = LinearGaussian(1, 6, seed=3)
@@ -117,6 +133,25 @@ def test_numbers_out_of_range_are_refused():
     for wrong in ({"rounds": 0}, {"e_steps": 0}, {"tolerance": 0.0}):
         with pytest.raises(ValueError, match="must be at least 1 and tolerance positive"):
             variational_em(model.vae, model.sample(3), **wrong)
+
+
+def test_what_cannot_be_fitted_is_refused():
+    model = LinearGaussian()
+    x = model.sample(20)
+    model.vae.encoder.requires_grad_(False)
+    with pytest.raises(ValueError, match="the guide has no parameter that requires a gradient: use fit"):
+        variational_em(model.vae, x, progress=False)
+    model = LinearGaussian()
+    with pytest.raises(FloatingPointError, match=r"log p\(x \| z\) is not finite after a round: try a smaller"):
+        variational_em(model.vae, x, 3, optimizer=partial(torch.optim.SGD, lr=1e4), progress=False)
+
+
+def test_schedules_start_anew_and_count_all_steps():
+    model = LinearGaussian()
+    objective = objectives.ELBO(beta=schedules.Linear(steps=20))
+    for _ in range(2):
+        variational_em(model.vae, model.sample(20), 2, 3, 4, objective=objective, progress=False)
+        assert objective.step == 2 * (3 + 4)
 
 
 def test_a_point_is_fitted_by_its_reconstruction():

@@ -14,12 +14,13 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from pyrovae import VAE, encoders, likelihoods, networks, priors
-from pyrovae.exact import BernoulliToy, GaussianToy, LinearGaussian, grid_posterior
+from pyrovae.exact import BernoulliToy, GaussianMixture, GaussianToy, LinearGaussian, grid_posterior
 
 MODELS = {
     "LinearGaussian": lambda: LinearGaussian(2, 4, scale=0.7, seed=1),
     "GaussianToy": lambda: shifted(GaussianToy(3)),
     "BernoulliToy": lambda: BernoulliToy(3, 5, seed=1),
+    "GaussianMixture": lambda: GaussianMixture(3, 4, seed=1),
 }
 over_models = pytest.mark.parametrize("name", MODELS)
 over_gaussians = pytest.mark.parametrize("name", ["LinearGaussian", "GaussianToy"])

@@ -41,6 +41,7 @@ from pyrovae import (
 )
 from pyrovae.check import unvalidated
 from pyrovae.data import Intensities, Levels
+from pyrovae.exact import GaussianMixture
 
 OWN = ("Bernoulli", "OneHotCategorical", "RelaxedBernoulli", "RelaxedOneHotCategorical")
 compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
@@ -187,6 +188,13 @@ def test_every_model_of_the_family_is_staged(uncompiled, kind):
     classes = {"conditional": torch.arange(8) % 2, "semi-supervised": torch.arange(8) % 3 - 1}
     data = (x, classes[kind]) if kind in classes else (x,)
     assert_same(lambda: (family(kind).double(), objective, *data))
+    assert len(uncompiled) == 1
+
+
+def test_a_mixture_of_which_all_is_known_is_staged(uncompiled):
+    model = GaussianMixture()
+    x, objective = model.sample(8, seed=1), objectives.ELBO(num_particles=1, gradient=gradients.Enumerate())
+    assert_same(lambda: (GaussianMixture().vae, objective, x))
     assert len(uncompiled) == 1
 
 
