@@ -20,14 +20,16 @@ from pyrovae import (
     schedules,
 )
 from pyrovae.em import em_step, variational_em
-from pyrovae.models import M2, VAE, Autoencoder, ConditionalVAE, HierarchicalVAE, LadderVAE, MixtureVAE, TwoLevelVAE
+from pyrovae.models import M2, VAE, VQVAE, Autoencoder, ConditionalVAE, HierarchicalVAE, LadderVAE, MixtureVAE, TwoLevelVAE
 from pyrovae.svi import SVI
 from pyrovae.training import fit
+from pyrovae.vq_vae import fit_prior
 
 __all__ = [
     "M2",
     "SVI",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "ConditionalVAE",
     "HierarchicalVAE",
@@ -44,6 +46,7 @@ __all__ = [
     "evaluation",
     "exact",
     "fit",
+    "fit_prior",
     "gradients",
     "likelihoods",
     "models",

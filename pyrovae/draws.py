@@ -222,7 +222,7 @@ def _continued(fn: TorchDistributionMixin) -> TorchDistributionMixin:
 def has_score(fn: TorchDistributionMixin) -> bool:
     """Whether E[d/dphi log q] = 0: q is a density or mass function whose support does not move with its parameters."""
     fn = innermost(fn)
-    if is_point(fn):
+    if is_point(fn) or getattr(fn, "support_moves", False):
         return False
     try:
         support = fn.support

@@ -8,10 +8,12 @@ from pyrovae.m2 import M2
 from pyrovae.mixture_vae import MixtureVAE
 from pyrovae.two_level_vae import TwoLevelVAE
 from pyrovae.vae import VAE
+from pyrovae.vq_vae import VQVAE
 
 __all__ = [
     "M2",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "ConditionalVAE",
     "HierarchicalVAE",

@@ -18,6 +18,7 @@ from pyrovae import (
     M2,
     SVI,
     VAE,
+    VQVAE,
     Autoencoder,
     ConditionalVAE,
     HierarchicalVAE,
@@ -151,6 +152,8 @@ FAMILY = {
     "upwards": objectives.IWAE(num_particles=3),
     "ladder": objectives.IWAE(num_particles=3, gradient=gradients.DReG()),
     "mixture": objectives.ELBO(gradient=gradients.Enumerate()),
+    "codes by averages": objectives.ELBO(),
+    "codes by gradients": objectives.IWAE(num_particles=3),
 }
 
 
@@ -173,6 +176,9 @@ def family(kind):
     if kind == "two levels":
         given = likelihoods.Normal(networks.MLP(3 + 2, 5, hidden=(6,)))
         return TwoLevelVAE(priors.VampPrior(2, 3), normal(2, 3), given, normal(5, 2), normal(5 + 2, 3))
+    if kind.startswith("codes"):
+        codebook = networks.Codebook(7, (1, 3), decay=0.9 if "averages" in kind else None, restart=0.5)
+        return VQVAE(networks.MLP(5, 3), codebook, likelihood, priors.AutoregressiveCodes(3, 7))
     layers = priors.StandardNormal(2), [normal(2, 3)], likelihood
     if kind == "upwards":
         return HierarchicalVAE(*layers, [normal(5, 3), normal(3, 2)])

@@ -5,6 +5,7 @@ batch `(B, ...)` and K samples for each datum of a batch `(K, B, ...)`. In train
 means over all of these rows, and no row's output is then a function of its input alone.
 """
 
+from pyrovae.networks.codebook import Codebook as Codebook
 from pyrovae.networks.convolutional import Conv, ConvTranspose, ResidualConv, ResidualConvTranspose
 from pyrovae.networks.fully_connected import MLP, GatedMLP
 from pyrovae.networks.join import Join as Join

@@ -3,6 +3,8 @@
 A prior of your own is a small subclass of `Prior` with a `forward` that returns a Pyro distribution of event `(D,)`.
 """
 
+from pyrovae.priors.codes import AutoregressiveCodes as AutoregressiveCodes
+from pyrovae.priors.codes import UniformCodes as UniformCodes
 from pyrovae.priors.discrete import Bernoulli, OneHotCategorical, RelaxedBernoulli, RelaxedOneHotCategorical
 from pyrovae.priors.flow import FlowPrior
 from pyrovae.priors.gaussian_process import GaussianProcess
