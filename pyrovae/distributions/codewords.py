@@ -97,6 +97,11 @@ class Nearest(_Codes):
         """The codeword."""
         return self.codebook(self.vector)
 
+    @property
+    def variance(self) -> Tensor:
+        """None."""
+        return torch.zeros_like(self.vector)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """0 or minus infinity."""
         if value is self.vector:  # its own draw, of which rounding must not make that of another code

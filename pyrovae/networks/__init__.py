@@ -8,6 +8,8 @@ means over all of these rows, and no row's output is then a function of its inpu
 from pyrovae.networks.codebook import Codebook as Codebook
 from pyrovae.networks.convolutional import Conv, ConvTranspose, ResidualConv, ResidualConvTranspose
 from pyrovae.networks.fully_connected import MLP, GatedMLP
+from pyrovae.networks.grid import ConvGrid as ConvGrid
+from pyrovae.networks.grid import ConvGridTranspose as ConvGridTranspose
 from pyrovae.networks.join import Join as Join
 from pyrovae.networks.network import Network as Network
 from pyrovae.networks.per_datum import PerDatum
