@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,16 @@ from pyrovae.encoders import DiagonalNormal
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.model import Model
-from pyrovae.networks import MLP, Join, Network
+from pyrovae.networks import MLP, Codebook, Join, Network
 from pyrovae.networks.network import Shape, as_shape
+from pyrovae.priors.codes import AutoregressiveCodes, CodesPrior
 from pyrovae.priors.prior import Prior
 from pyrovae.rng import isolated
 
 __all__ = [
     "M2",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "Blueprint",
     "ConditionalVAE",
@@ -189,6 +192,39 @@ class MixtureVAE(Blueprint):
     def __call__(self, parts: Parts) -> models.MixtureVAE:
         """The model."""
         return models.MixtureVAE(parts.prior(), parts.likelihood(), parts.encoder())
+
+
+@dataclass(frozen=True)
+class VQVAE(Blueprint):
+    """Codes for z, each with a vector of D numbers; `code_prior` is p(c), learned with the rest.
+
+    Args:
+        codes: K.
+        positions: of the codes of one x: how many, or height and width of a grid.
+        decay: of the averages that vectors are; null to learn them by gradients.
+        restart: how many positions of a batch, on average, a code stands for at least; 0 lets codes die.
+        commitment: weight of the loss by which the encoder stays by its codes.
+        code_prior: p(c), by class name or import path.
+    """
+
+    codes: int = 32
+    positions: int | tuple[int, int] = (2, 2)
+    decay: float | None = 0.99
+    restart: float = 0.1
+    commitment: float = 0.25
+    code_prior: Callable[[Shape, int], CodesPrior] = AutoregressiveCodes
+
+    def __call__(self, parts: Parts) -> models.VQVAE:
+        """The model."""
+        shape = (parts.latent_dim, *as_shape(self.positions))
+        size = prod(shape)
+        return models.VQVAE(
+            parts.network(parts.shape, size),
+            parts.started("codebook", lambda: Codebook(self.codes, shape, self.decay, self.restart)),
+            parts.likelihood(size),
+            parts.started("prior", lambda: self.code_prior(shape[1:], self.codes)),
+            self.commitment,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrovae.plotting import _TILE, _montage, _styled
 
-__all__ = ["bars", "montage"]
+__all__ = ["bars", "montage", "usage"]
 
 
 @_styled
@@ -52,4 +52,26 @@ def bars(values: Mapping[str, float], name: str, title: str) -> Figure:
     axes.bar(list(values), list(values.values()), color="tab:blue")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel=name, title=title)
+    return figure
+
+
+@_styled
+def usage(counts: Tensor, title: str) -> Figure:
+    """How often each of K codes is used, from the most to the least frequent, beside all alike.
+
+    Args:
+        counts: of each code, `(K,)`.
+        title: of the figure.
+
+    Example:
+        >>> usage(torch.tensor([3, 0, 1]), "Three codes").axes[0].get_ylabel()
+        'share of positions'
+    """
+    share = (counts.double() / counts.sum()).sort(descending=True).values.cpu()
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(1, len(share) + 1), share, width=1.0 if len(share) > 60 else 0.8, color="tab:blue")
+    axes.axhline(1 / len(share), color="black", linestyle="--", linewidth=1.0, label="all codes alike")
+    axes.set(xlabel="code, by frequency", ylabel="share of positions", title=title)
+    axes.legend()
     return figure

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import singledispatch
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -14,7 +15,9 @@ from pyrovae.data import Dataset
 from pyrovae.evaluation import kl_per_layer, moments
 from pyrovae.layers import Layers
 from pyrovae.model import Model
-from pyrovae.models import M2, VAE, Autoencoder, ConditionalVAE, MixtureVAE, TwoLevelVAE
+from pyrovae.models import M2, VAE, VQVAE, Autoencoder, ConditionalVAE, MixtureVAE, TwoLevelVAE
+from pyrovae.networks.codebook import perplexity
+from pyrovae.priors.codes import UniformCodes
 from pyrovae.rng import isolated
 from pyrovae.supports import describe
 from pyrovae.training import History
@@ -144,6 +147,37 @@ def _(vae: MixtureVAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: in
         rows[f"{clusters[:, c].mean():.0%}"] = torch.cat([mean[None], x[clusters[:, c].topk(min(11, len(x))).indices]])
     title = "Components by weight: the decoded mean, and the test data most surely of it"
     yield "clusters", family_plots.montage(rows, title)
+
+
+@own.register
+def _(vae: VQVAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "samples", _samples(vae, seed)
+    x, book = data[0][:12], vae.codebook
+    rows = {"data x": x, "codes c of x": _code_maps(vae, x), "mean of p(x | e_c)": vae.reconstruct(x)}
+    priors = {"uniform p(c)": UniformCodes(book.positions, book.codes).to(x), "learned p(c)": vae.prior}
+    for name, prior in priors.items():
+        if name == "uniform p(c)" or not isinstance(vae.prior, UniformCodes):
+            c = prior().sample((12,))
+            rows[f"c by {name}"] = vae.likelihood(book.look_up(c)).mean
+    rows = {name: row if row.shape[1] == 3 else (1 - row).expand(-1, 3, -1, -1) for name, row in rows.items()}
+    yield (
+        "codes",
+        family_plots.montage(rows, "Codes, of like colours where their vectors are alike; what they decode to"),
+    )
+    counts = sum(vae.usage(part) for part in data[0].split(1000))
+    title = f"Use of {book.codes} codes for the test data: perplexity {perplexity(counts):.1f}"
+    yield "code_usage", family_plots.usage(counts, title)
+
+
+def _code_maps(vae: VQVAE, x: Tensor) -> Tensor:
+    """The code at each position as a colour, the nearer the vectors on their first principal component the nearer."""
+    vectors = vae.codebook.vectors.detach()
+    first = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False).Vh[0]
+    place = (vectors @ first).argsort().argsort()  # of each code in that order
+    colours = torch.tensor(colormaps["turbo"](torch.linspace(0, 1, vae.codebook.codes).numpy())[:, :3]).to(x)
+    c = place[vae.codes(x)].reshape(len(x), *vae.codebook.positions)
+    c = c.flatten(1)[:, None] if c.dim() != 3 else c  # a row, where codes have no grid
+    return nn.functional.interpolate(colours[c].movedim(-1, 1), x.shape[2:], mode="nearest")
 
 
 @own.register

@@ -1,7 +1,7 @@
 """The vector-quantised VAE: codes for latent variables, whose vectors are learned."""
 
 from collections.abc import Callable
-from math import prod
+from math import log, log2, prod
 from typing import Any
 
 import pyro
@@ -11,11 +11,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from pyrovae import evaluation
 from pyrovae.distributions.codewords import Codewords, Nearest
 from pyrovae.em import _fixed
 from pyrovae.gradient import with_value
 from pyrovae.model import Kind, Model, drawn
-from pyrovae.networks.codebook import Codebook
+from pyrovae.networks.codebook import Codebook, perplexity
 from pyrovae.parameters import module
 from pyrovae.priors.codes import CodesPrior, UniformCodes
 from pyrovae.side_loss import side_loss
@@ -137,6 +138,32 @@ class VQVAE(Model):
     def usage(self, x: Tensor) -> Tensor:
         """How often each code is used for data `(N, *event)`, `(K,)`; `perplexity` tells how evenly."""
         return torch.bincount(self.codes(x).flatten(), minlength=self.codebook.codes)
+
+    @torch.no_grad()
+    def numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        """How codes are used, what they cost in bits, and log p(x) by 100 draws of a q(c | x) spread over codes.
+
+        Its temperature is the mean of |z_l - e_c|^2, so that it reaches as far as vectors lie from their codes.
+        """
+        z = torch.cat([self.encoder(part) for part in x.split(1000)])
+        codes = self.codebook.nearest(z)
+        usage = codes.flatten().bincount(minlength=self.codebook.codes)
+        spread = (z - self.codebook(z)).square().sum(-1).mean().item() / prod(self.codebook.positions)
+        before, self.temperature = self.temperature, spread
+        try:
+            bound, evidence = evaluation.scores(self, x, 100)
+        finally:
+            self.temperature = before
+        return {
+            "perplexity": perplexity(usage),
+            "dead_codes": int((usage == 0).sum()),
+            "code_bits": -self.prior().log_prob(codes).mean().item() / log(2),
+            "code_bits_uniform": prod(self.codebook.positions) * log2(self.codebook.codes),
+            "temperature": spread,
+            "elbo_spread": bound.value.mean().item(),
+            "log_likelihood_spread": evidence.value.mean().item(),
+            "log_likelihood_spread_std_error": evidence.std_error.square().sum().sqrt().item() / len(x),
+        }
 
     @torch.no_grad()
     def sample(self, n: int, kind: Kind = "sample") -> Tensor:

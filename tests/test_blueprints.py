@@ -25,6 +25,7 @@ OPTIONS = {  # beside --model, for what is not the default
     "Autoencoder": ["--model.corruption", "Masking", "--model.corruption.probability", "0.2"],
     "HierarchicalVAE": ["--model.latent_dims", "[5, 4, 3]"],
     "LadderVAE": ["--model.latent_dims", "[5, 4, 3]", "--model.features", "7"],
+    "VQVAE": ["--model.codes", "9", "--model.positions", "3", "--model.code_prior.hidden", "4"],
 }
 FIGURES = {
     "VAE": {"samples"},
@@ -35,6 +36,7 @@ FIGURES = {
     "TwoLevelVAE": {"samples", "kl_per_layer", "layers"},
     "ConditionalVAE": {"classes"},
     "M2": {"classes"},
+    "VQVAE": {"samples", "codes", "code_usage"},
 }
 POINTS = {"Autoencoder"}  # whose guide has no density, so that there is no bound
 NAMES = [name for name in blueprints.__all__ if name not in ("Blueprint", "Parts")]
