@@ -20,10 +20,20 @@ from pyrovae import (
     schedules,
 )
 from pyrovae.em import em_step, variational_em
-from pyrovae.models import M2, VAE, VQVAE, Autoencoder, ConditionalVAE, HierarchicalVAE, LadderVAE, MixtureVAE, TwoLevelVAE
+from pyrovae.models import (
+    M2,
+    VAE,
+    VQVAE,
+    Autoencoder,
+    ConditionalVAE,
+    HierarchicalVAE,
+    LadderVAE,
+    MixtureVAE,
+    TwoLevelVAE,
+)
+from pyrovae.second_stage import fit_prior
 from pyrovae.svi import SVI
 from pyrovae.training import fit
-from pyrovae.vq_vae import fit_prior
 
 __all__ = [
     "M2",

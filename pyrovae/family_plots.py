@@ -67,7 +67,7 @@ def usage(counts: Tensor, title: str) -> Figure:
         >>> usage(torch.tensor([3, 0, 1]), "Three codes").axes[0].get_ylabel()
         'share of positions'
     """
-    share = (counts.double() / counts.sum()).sort(descending=True).values.cpu()
+    share = (counts.double() / counts.sum()).sort(descending=True).values.tolist()
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(1, len(share) + 1), share, width=1.0 if len(share) > 60 else 0.8, color="tab:blue")

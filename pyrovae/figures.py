@@ -160,10 +160,8 @@ def _(vae: VQVAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) ->
             c = prior().sample((12,))
             rows[f"c by {name}"] = vae.likelihood(book.look_up(c)).mean
     rows = {name: row if row.shape[1] == 3 else (1 - row).expand(-1, 3, -1, -1) for name, row in rows.items()}
-    yield (
-        "codes",
-        family_plots.montage(rows, "Codes, of like colours where their vectors are alike; what they decode to"),
-    )
+    title = "Codes, of like colours where their vectors are alike, and what is decoded from codes"
+    yield "codes", family_plots.montage(rows, title)
     counts = sum(vae.usage(part) for part in data[0].split(1000))
     title = f"Use of {book.codes} codes for the test data: perplexity {perplexity(counts):.1f}"
     yield "code_usage", family_plots.usage(counts, title)

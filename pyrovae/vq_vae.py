@@ -2,27 +2,23 @@
 
 from collections.abc import Callable
 from math import log, log2, prod
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from pyrovae import evaluation
 from pyrovae.distributions.codewords import Codewords, Nearest
-from pyrovae.em import _fixed
 from pyrovae.gradient import with_value
 from pyrovae.model import Kind, Model, drawn
 from pyrovae.networks.codebook import Codebook, perplexity
 from pyrovae.parameters import module
 from pyrovae.priors.codes import CodesPrior, UniformCodes
 from pyrovae.side_loss import side_loss
-from pyrovae.training import History, fit
 
-__all__ = ["VQVAE", "fit_prior"]
+__all__ = ["VQVAE"]
 
 
 class VQVAE(Model):
@@ -34,7 +30,7 @@ class VQVAE(Model):
 
     The encoder learns as if quantising were the identity (straight through), and to stay by its codes: a commitment
     loss b |z - e_c|^2, with e_c held, stands beside the bound, and |z - e_c|^2, with z held, if the codebook learns by
-    gradients. p(c) gives no gradient to the others: it may be learned at once with them, or afterwards by `fit_prior`.
+    gradients. p(c) gives no gradient to the others: it is learned at once with them, or by `fit_prior` afterwards.
 
     A trained model's q(c | x) may be spread over codes by setting its `temperature` T > 0: prod_l q(c_l | x) ~
     exp(-|z_l - e_c|^2 / T). Importance-weighted bounds then come closer to log p(x), where those of a point mass all
@@ -181,48 +177,3 @@ class VQVAE(Model):
         for part in (self.encoder, self.likelihood):
             part.train(mode and any(p.requires_grad for p in part.parameters()))
         return self
-
-
-def fit_prior(
-    vqvae: VQVAE,
-    train: Tensor | Dataset,
-    valid: Tensor | None = None,
-    prior: CodesPrior | None = None,
-    **options: Any,
-) -> History:
-    """Maximise log p(c(x)) over p(c) alone: the ELBO by `fit`, with all else frozen, so that log p(x | e_c) stays.
-
-    Args:
-        vqvae: the model, its encoder, codebook and decoder learned; its prior is changed in place.
-        train: data, as for `fit`.
-        valid: data to validate on after each epoch.
-        prior: p(c) to put in the place of the model's.
-        options: others of `fit`.
-
-    Raises:
-        ValueError: if p(c) has no parameters, as a uniform one, or does not fit.
-
-    References:
-        van den Oord et al. (2017), Neural discrete representation learning, section 3.3,
-        https://arxiv.org/abs/1711.00937
-
-    Example:
-        >>> from pyrovae import data, likelihoods, networks, priors
-        >>> digits = data.load("digits", binarize="dynamic")
-        >>> likelihood = likelihoods.Bernoulli(networks.MLP(4 * 6, (1, 8, 8)))
-        >>> vqvae = VQVAE(networks.MLP((1, 8, 8), 4 * 6), networks.Codebook(16, (4, 6)), likelihood)
-        >>> first = fit(vqvae, digits.train, epochs=3, progress=False)
-        >>> then = fit_prior(vqvae, digits.train, prior=priors.AutoregressiveCodes(6, 16), epochs=3, progress=False)
-        >>> first["kl"][-1], then["kl"][-1] < first["kl"][-1]  # 6 log 16, and less
-        (16.6, True)
-    """
-    if prior is not None:
-        vqvae.set_prior(prior.to(next(vqvae.parameters())))
-    learned = [p for p in vqvae.prior.parameters() if p.requires_grad]
-    if not learned:
-        raise ValueError(
-            f"{type(vqvae.prior).__name__} has no parameters to learn: give prior=priors.AutoregressiveCodes(...)"
-        )
-    ours = {id(p) for p in learned}
-    with _fixed([p for p in vqvae.parameters() if p.requires_grad and id(p) not in ours]):
-        return fit(vqvae, train, valid, **options)
