@@ -196,18 +196,17 @@ def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | Non
         scores: those of the test data, if they are there already.
     """
     metrics = evaluation.metrics(run.vae, run.dataset.test, num_samples, seed, scores, run.options.compile)
+    labels = None if run.dataset.labels is None else run.dataset.labels.test
+    with evaluation.evaluating(run.vae), isolated(seed, "numbers"):
+        metrics |= run.vae.own_numbers(*moved(columns(run.dataset.test), next(run.vae.parameters())), labels=labels)
     protocol, shape = run.dataset.protocol, columns(run.dataset.test)[0].shape[1:]
     log_volume = log_cell(run.vae.likelihood, protocol, shape)
     if log_volume is None:
         metrics |= {"bits_per_dimension": None, "bits_per_dimension_note": NO_PROBABILITY}
     else:
         metrics["bits_per_dimension"] = bits_per_dimension(metrics["log_likelihood"] + log_volume, shape)
-    labels = None if run.dataset.labels is None else run.dataset.labels.test
-    with evaluation.evaluating(run.vae), isolated(seed, "numbers"):
-        own = run.vae.own_numbers(*moved(columns(run.dataset.test), next(run.vae.parameters())), labels=labels)
     return {
         **metrics,
-        **own,
         "evaluated_on": "test",
         "seed": seed,
         "epochs": len(run.history),

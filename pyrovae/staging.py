@@ -223,7 +223,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _attributes(owner: Any) -> list[_Attribute]:
     """All public attributes that `number` does not make inputs; of a module, its parts, parameters and buffers too."""
-    free = owner.numbers if isinstance(getattr(owner, "numbers", None), tuple) else ()  # of an objective
+    free = getattr(owner, "numbers", ())
     keepers = [{name: value for name, value in vars(owner).items() if name[0] != "_" and name not in free}]
     if isinstance(owner, nn.Module):
         keepers += [owner._modules, owner._parameters, owner._buffers]

@@ -136,7 +136,7 @@ class VQVAE(Model):
         return torch.bincount(self.codes(x).flatten(), minlength=self.codebook.codes)
 
     @torch.no_grad()
-    def numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+    def own_numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """How codes are used, what they cost in bits, and log p(x) by 100 draws of a q(c | x) spread over codes.
 
         Its temperature is the mean of |z_l - e_c|^2, so that it reaches as far as vectors lie from their codes.
@@ -157,8 +157,10 @@ class VQVAE(Model):
             "code_bits_uniform": prod(self.codebook.positions) * log2(self.codebook.codes),
             "temperature": spread,
             "elbo_spread": bound.value.mean().item(),
-            "log_likelihood_spread": evidence.value.mean().item(),
-            "log_likelihood_spread_std_error": evidence.std_error.square().sum().sqrt().item() / len(x),
+            "log_likelihood": evidence.value.mean().item(),  # in place of draws of a point, which all tell the ELBO
+            "log_likelihood_std_error": evidence.std_error.square().sum().sqrt().item() / len(x),
+            "log_likelihood_ess": evidence.ess.mean().item(),
+            "num_samples": 100,
         }
 
     @torch.no_grad()

@@ -104,16 +104,16 @@ def test_numbers_tell_of_codes_and_of_the_evidence():
     vqvae.encoder.layers[-1].weight.data *= 0.3
     table, codes = joint(vqvae, x)
     best, evidence = chosen(vqvae, x, codes), np.logaddexp.reduce(table)
-    found = vqvae.eval().numbers(x)
+    found = vqvae.eval().own_numbers(x)
     used = np.bincount(codes[best].ravel(), minlength=3) / (2 * len(x))
     assert found["perplexity"] == pytest.approx(np.exp(-sum(p * np.log(p) for p in used if p)))
     assert found["dead_codes"] == (used == 0).sum()
     log_p = log_prior(vqvae.prior, torch.from_numpy(codes)).detach().numpy()
     assert found["code_bits"] == pytest.approx(-log_p[best].mean() / np.log(2))
     assert found["code_bits_uniform"] == pytest.approx(2 * np.log2(3))
-    error = found["log_likelihood_spread"] - evidence.mean()
-    assert abs(error) < 4 * found["log_likelihood_spread_std_error"] < 1.0
-    assert table[best, range(len(x))].mean() < found["log_likelihood_spread"] - 0.1
+    error = found["log_likelihood"] - evidence.mean()
+    assert abs(error) < 4 * found["log_likelihood_std_error"] < 1.0
+    assert table[best, range(len(x))].mean() < found["log_likelihood"] - 0.1
     assert vqvae.temperature == 0.0
 
 
