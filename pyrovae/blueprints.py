@@ -19,7 +19,13 @@ from pyrovae.encoders import DiagonalNormal
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.model import Model
-from pyrovae.networks import MLP, Codebook, Join, Network
+from pyrovae.networks import (
+    MLP,
+    Codebook,
+    Join,
+    Joined,
+    Network,
+)
 from pyrovae.networks.network import Shape, as_shape
 from pyrovae.priors.codes import AutoregressiveCodes, CodesPrior
 from pyrovae.priors.prior import Prior
@@ -29,6 +35,8 @@ __all__ = [
     "M2",
     "VAE",
     "VQVAE",
+    "AdversarialAutoencoder",
+    "AdversarialVB",
     "Autoencoder",
     "Blueprint",
     "ConditionalVAE",
@@ -122,6 +130,52 @@ class VAE(Blueprint):
     def __call__(self, parts: Parts) -> models.VAE:
         """The model."""
         return models.VAE(parts.prior(), parts.likelihood(), parts.encoder())
+
+
+@dataclass(frozen=True)
+class AdversarialVB(Blueprint):
+    """q(z | x) of any shape, made of noise; `encoder_network` sees x for it and for the discriminator.
+
+    It takes `--encoder_lr` of a fifth of the learning rate, and `--optimizer.betas [0.5,0.999]`.
+
+    Args:
+        noise_dim: of the noise.
+        features: size of what the networks make of x, before noise or z is joined to it.
+        adaptive_contrast: whether the discriminator compares q(z | x) with the `encoder`, or with p(z).
+    """
+
+    noise_dim: int = 8
+    features: int = 64
+    adaptive_contrast: bool = True
+
+    def __call__(self, parts: Parts) -> models.AdversarialVB:
+        """The model."""
+
+        def joined(size: int, out: int) -> Joined:
+            head = parts.started("head", lambda: MLP(size + self.features, out))
+            return Joined(parts.network(parts.shape, self.features), head)
+
+        return models.AdversarialVB(
+            parts.prior(),
+            parts.likelihood(),
+            joined(self.noise_dim, parts.latent_dim),
+            joined(parts.latent_dim, 1),
+            self.noise_dim,
+            parts.encoder() if self.adaptive_contrast else None,
+        )
+
+
+@dataclass(frozen=True)
+class AdversarialAutoencoder(Blueprint):
+    """Codes of all data like draws of p(z); `--encoder Delta` makes them points.
+
+    It takes `--encoder_lr` of a fifth of the learning rate, and `--optimizer.betas [0.5,0.999]`.
+    """
+
+    def __call__(self, parts: Parts) -> models.AdversarialAutoencoder:
+        """The model."""
+        discriminator = parts.started("discriminator", lambda: MLP(parts.latent_dim, 1))
+        return models.AdversarialAutoencoder(parts.prior(), parts.likelihood(), parts.encoder(), discriminator)
 
 
 @dataclass(frozen=True)

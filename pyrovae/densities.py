@@ -250,7 +250,7 @@ class LogDensities:
         if reason := self._order(name):
             return reason
         if is_point(q["fn"]):
-            return "a Delta has no divergence from a density"
+            return f"{family(q['fn'])} has no density, so no divergence from one"
         self._check_whole(name)
         shape = torch.broadcast_shapes(q["fn"].batch_shape, p["fn"].batch_shape)
         try:  # of one shape, as PyTorch's divergence of Bernoullis does not broadcast

@@ -11,6 +11,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily
 
+from pyrovae.distributions.implicit import Implicit
+
 __all__ = ["Combined", "Coupled", "Detached", "Enumerated", "Relaxed"]
 
 PARTICLES = "num_particles_vectorized"  # what Pyro calls its own plate of particles
@@ -233,8 +235,8 @@ def has_score(fn: TorchDistributionMixin) -> bool:
 
 
 def is_point(fn: TorchDistributionMixin) -> bool:
-    """Whether a distribution is a point mass in a continuous space, which has no density."""
-    return isinstance(innermost(fn), dist.Delta)
+    """Whether a distribution has no density to tell a bound by: a point mass in a continuous space, or implicit."""
+    return isinstance(innermost(fn), dist.Delta | Implicit)
 
 
 def scores_any(fn: TorchDistributionMixin) -> bool:

@@ -1,6 +1,6 @@
 """Figures of the models of the family: each takes tensors and returns a matplotlib `Figure`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrovae.plotting import _TILE, _montage, _styled
 
-__all__ = ["bars", "montage", "usage"]
+__all__ = ["bars", "clouds", "montage", "posteriors", "usage"]
 
 
 @_styled
@@ -31,6 +31,61 @@ def montage(rows: Mapping[str, Tensor], title: str) -> Figure:
     axes = figure.subplots()
     _montage(axes, images, list(rows))
     axes.set_title(title)
+    return figure
+
+
+@_styled
+def clouds(groups: Mapping[str, Tensor], behind: Tensor, names: Sequence[str], title: str) -> Figure:
+    """Points of the plane in groups, each of its colour, over grey draws of p(z).
+
+    Args:
+        groups: by name, points `(n, 2)`.
+        behind: draws of p(z), `(m, 2)`.
+        names: what the two axes show.
+        title: of the figure.
+
+    Example:
+        >>> codes = {"0": torch.randn(9, 2), "1": torch.randn(9, 2)}
+        >>> axes = clouds(codes, torch.randn(20, 2), ("$z_1$", "$z_2$"), "A title").axes[0]
+        >>> [text.get_text() for text in axes.get_legend().get_texts()]
+        ['p(z)', '0', '1']
+    """
+    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(*behind.detach().cpu().T, s=4, color="0.85", linewidths=0, label="p(z)")
+    for number, (name, points) in enumerate(groups.items()):
+        color = "black" if number % 10 == 7 else f"C{number}"  # as C7 is grey
+        axes.scatter(*points.detach().cpu().T, s=14, linewidths=0, color=color, label=name)
+    axes.set(xlabel=names[0], ylabel=names[1], title=title, aspect="equal")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2.5, handletextpad=0.1)
+    return figure
+
+
+@_styled
+def posteriors(x: Tensor, draws: Tensor, behind: Tensor, names: Sequence[str]) -> Figure:
+    """Data, and under each of them draws of its q(z | x), over grey draws of p(z).
+
+    Args:
+        x: images, `(n, C, H, W)`.
+        draws: points of each, `(S, n, 2)`.
+        behind: draws of p(z), `(m, 2)`.
+        names: what the two axes show.
+
+    Example:
+        >>> figure = posteriors(torch.rand(3, 1, 8, 8), torch.randn(9, 3, 2), torch.randn(20, 2), ("$z_1$", "$z_2$"))
+        >>> len(figure.axes)
+        6
+    """
+    n, points, behind = len(x), draws.detach().cpu(), behind.detach().cpu()
+    figure = Figure(figsize=(0.6 + 2.4 * n, 4.4), layout="constrained")
+    tops, bottoms = figure.subplots(2, n, sharex="row", sharey="row", height_ratios=[1, 2.4], squeeze=False)
+    for datum, (top, bottom) in enumerate(zip(tops, bottoms, strict=True)):
+        _montage(top, x[datum].detach().cpu()[None, None])
+        bottom.scatter(*behind.T, s=3, color="0.85", linewidths=0)
+        bottom.scatter(*points[:, datum].T, s=4, color="tab:blue", linewidths=0)
+        bottom.set(xlabel=names[0], aspect="equal")
+    bottoms[0].set_ylabel(names[1])
+    figure.suptitle("Data x, and draws of q(z | x) (blue) over draws of p(z) (grey)")
     return figure
 
 

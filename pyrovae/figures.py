@@ -15,7 +15,17 @@ from pyrovae.data import Dataset
 from pyrovae.evaluation import kl_per_layer, moments
 from pyrovae.layers import Layers
 from pyrovae.model import Model
-from pyrovae.models import M2, VAE, VQVAE, Autoencoder, ConditionalVAE, MixtureVAE, TwoLevelVAE
+from pyrovae.models import (
+    M2,
+    VAE,
+    VQVAE,
+    AdversarialAutoencoder,
+    AdversarialVB,
+    Autoencoder,
+    ConditionalVAE,
+    MixtureVAE,
+    TwoLevelVAE,
+)
 from pyrovae.networks.codebook import perplexity
 from pyrovae.priors.codes import UniformCodes
 from pyrovae.rng import isolated
@@ -127,6 +137,26 @@ def _(vae: Autoencoder, data: tuple[Tensor, ...], labels: Tensor | None, seed: i
 
 
 @own.register
+def _(vae: AdversarialVB, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "samples", _samples(vae, seed)
+    x = data[0]
+    shown = x[_one_of_each(labels, len(x))]
+    z, behind = vae.encode(shown).sample((500,)), vae.prior().sample((2000,))
+    names, behind, z = _projected(vae.encode(x[:1000]).sample((10,)), behind, z)
+    yield "posteriors", family_plots.posteriors(shown, z, behind, names)
+
+
+@own.register
+def _(vae: AdversarialAutoencoder, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "samples", _samples(vae, seed)
+    z = vae.encode(data[0][:5000]).sample()
+    names, behind, codes = _projected(z, vae.prior().sample((5000,)), z)
+    kinds = [] if labels is None else labels[: len(z)].unique().tolist()
+    groups = {f"{c}": codes[labels[: len(z)] == c] for c in kinds[:20]} or {"codes": codes}
+    yield "codes", family_plots.clouds(groups, behind, names, "Codes z ~ q(z | x) of the test data, on draws of p(z)")
+
+
+@own.register
 def _(vae: Layers, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
     yield "samples", _samples(vae, seed)
     yield "kl_per_layer", _kl_per_layer(vae, data, seed)
@@ -233,6 +263,24 @@ def _plane(means: Tensor, deviations: Tensor) -> tuple[Tensor, tuple[str, str]]:
     points = torch.from_numpy(pca.fit_transform(means.numpy()))
     first, second = pca.explained_variance_ratio_
     return points, (f"first principal component ({first:.0%})", f"second ({second:.0%})")
+
+
+def _one_of_each(labels: Tensor | None, n: int) -> Tensor:
+    """Indices of six data of n, of as many classes as there are."""
+    if labels is None:
+        return torch.arange(min(6, n))
+    return torch.stack([(labels == c).nonzero()[0, 0] for c in labels.unique()[:6]])
+
+
+def _projected(z: Tensor, *others: Tensor) -> tuple[tuple[str, str], *tuple[Tensor, ...]]:
+    """Names of two axes, the first principal components of z `(..., D)`, and other z along them, `(..., 2)`."""
+    if z.shape[-1] == 1:
+        return ("$z_1$", ""), *(torch.cat([t, torch.zeros_like(t)], -1) for t in others)
+    if z.shape[-1] == 2:
+        return ("$z_1$", "$z_2$"), *others
+    z = z.flatten(0, -2)
+    _, _, axes = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+    return ("first component of z", "second"), *(t @ axes[:2].T for t in others)
 
 
 def _quantile_grid(vae: VAE, levels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """The family: every model that the library has."""
 
+from pyrovae.adversarial_autoencoder import AdversarialAutoencoder
+from pyrovae.adversarial_vb import AdversarialVB
 from pyrovae.autoencoder import Autoencoder
 from pyrovae.conditional_vae import ConditionalVAE
 from pyrovae.hierarchical import HierarchicalVAE
@@ -14,6 +16,8 @@ __all__ = [
     "M2",
     "VAE",
     "VQVAE",
+    "AdversarialAutoencoder",
+    "AdversarialVB",
     "Autoencoder",
     "ConditionalVAE",
     "HierarchicalVAE",

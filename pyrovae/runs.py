@@ -319,9 +319,7 @@ def summary(metrics: dict) -> str:
     bits = metrics["bits_per_dimension"]
     told = f"bits per dimension {bits:.4f}" if bits else f"no bits per dimension: {metrics['bits_per_dimension_note']}"
     if math.isnan(metrics["elbo"]):
-        lines = [
-            f"no bound on log p(x): z is a point, which has no density; reconstruction {metrics['reconstruction']:.3f}"
-        ]
+        lines = [f"no bound on log p(x): q(z | x) has no density; reconstruction {metrics['reconstruction']:.3f}"]
     else:
         lines = [
             f"test ELBO     {metrics['elbo']:9.3f} nats (Monte Carlo error {metrics['elbo_std_error']:.3f})",

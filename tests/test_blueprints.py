@@ -22,6 +22,7 @@ OPTIONS = {  # beside --model, for what is not the default
     "MixtureVAE": ["--prior", "MixtureOfNormals", "--prior.components", "5", "--objective.gradient", "Enumerate"],
     "M2": ["--model.labelled", "50", "--objective.gradient", "Enumerate"],
     "TwoLevelVAE": ["--model.lower_dim", "5", "--prior", "VampPrior", "--prior.components", "9"],
+    "AdversarialVB": ["--optimizer.lr", "1e-2"],
     "Autoencoder": ["--model.corruption", "Masking", "--model.corruption.probability", "0.2"],
     "HierarchicalVAE": ["--model.latent_dims", "[5, 4, 3]"],
     "LadderVAE": ["--model.latent_dims", "[5, 4, 3]", "--model.features", "7"],
@@ -29,6 +30,8 @@ OPTIONS = {  # beside --model, for what is not the default
 }
 FIGURES = {
     "VAE": {"samples"},
+    "AdversarialAutoencoder": {"samples", "codes"},
+    "AdversarialVB": {"samples", "posteriors"},
     "Autoencoder": {"codes"},
     "HierarchicalVAE": {"samples", "kl_per_layer", "layers"},
     "LadderVAE": {"samples", "kl_per_layer", "layers"},
@@ -38,7 +41,8 @@ FIGURES = {
     "M2": {"classes"},
     "VQVAE": {"samples", "codes", "code_usage"},
 }
-POINTS = {"Autoencoder"}  # whose guide has no density, so that there is no bound
+# Of these the guide has no density, so that there is no bound.
+POINTS = {"AdversarialAutoencoder", "AdversarialVB", "Autoencoder"}
 NAMES = [name for name in blueprints.__all__ if name not in ("Blueprint", "Parts")]
 
 

@@ -302,7 +302,7 @@ def test_a_map_guide_has_a_log_joint_but_no_bound():
         with pytest.raises(ValueError, match=r"'z' \(Delta\) has no density.*use objectives.ELBO"):
             objective.loss(model, guide, x)
     assert E.ELBO(analytic_kl=True).kl_terms(model, guide, x) == {
-        "z": "sampled: a Delta has no divergence from a density"
+        "z": "sampled: Delta has no density, so no divergence from one"
     }
 
 

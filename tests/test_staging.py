@@ -19,6 +19,8 @@ from pyrovae import (
     SVI,
     VAE,
     VQVAE,
+    AdversarialAutoencoder,
+    AdversarialVB,
     Autoencoder,
     ConditionalVAE,
     HierarchicalVAE,
@@ -154,6 +156,9 @@ FAMILY = {
     "mixture": objectives.ELBO(gradient=gradients.Enumerate()),
     "codes by averages": objectives.ELBO(),
     "codes by gradients": objectives.IWAE(num_particles=3),
+    "adversarial": objectives.ELBO(num_particles=3),
+    "adaptive contrast": objectives.ELBO(beta=0.5),
+    "aggregated": objectives.ELBO(),
 }
 
 
@@ -179,6 +184,13 @@ def family(kind):
     if kind.startswith("codes"):
         codebook = networks.Codebook(7, (1, 3), decay=0.9 if "averages" in kind else None, restart=0.5)
         return VQVAE(networks.MLP(5, 3), codebook, likelihood, priors.AutoregressiveCodes(3, 7))
+    if kind in ("adversarial", "adaptive contrast"):
+        encoder = networks.Joined(networks.MLP(5, 6), networks.MLP(2 + 6, 3))
+        discriminator = networks.Joined(networks.MLP(5, 6), networks.MLP(3 + 6, 1))
+        reference = normal(5, 3) if kind == "adaptive contrast" else None
+        return AdversarialVB(priors.StandardNormal(3), likelihood, encoder, discriminator, 2, reference)
+    if kind == "aggregated":
+        return AdversarialAutoencoder(priors.StandardNormal(3), likelihood, normal(5, 3), networks.MLP(3, 1))
     layers = priors.StandardNormal(2), [normal(2, 3)], likelihood
     if kind == "upwards":
         return HierarchicalVAE(*layers, [normal(5, 3), normal(3, 2)])

@@ -11,6 +11,7 @@ from pyrovae.networks.fully_connected import MLP, GatedMLP
 from pyrovae.networks.grid import ConvGrid as ConvGrid
 from pyrovae.networks.grid import ConvGridTranspose as ConvGridTranspose
 from pyrovae.networks.join import Join as Join
+from pyrovae.networks.join import Joined as Joined
 from pyrovae.networks.network import Network as Network
 from pyrovae.networks.per_datum import PerDatum
 from pyrovae.networks.recurrent import Recurrent, RecurrentTranspose

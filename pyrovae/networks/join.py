@@ -1,4 +1,4 @@
-"""Two inputs of a network as one."""
+"""Two inputs of a network as one, and a network of two inputs."""
 
 from math import prod
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pyrovae.networks.network import Shape, as_shape
 
-__all__ = ["Join"]
+__all__ = ["Join", "Joined"]
 
 
 class Join(nn.Module):
@@ -48,3 +48,36 @@ class Join(nn.Module):
         if len(self.b) == 1:
             b = b.reshape(*b.shape, *(1,) * (len(self.a) - 1)).expand(*b.shape, *self.a[1:])
         return torch.cat([a, b], len(lead))
+
+
+class Joined(nn.Module):
+    """f(a, x) = head(a, features(x)), a network of a vector a and an x of any shape.
+
+    Features are computed once for each x, however many a there are.
+
+    Args:
+        features: a network from x to a vector.
+        head: a network from a and the features, as one vector.
+
+    Raises:
+        ValueError: if the head does not take what the features give, and more.
+
+    Example:
+        >>> from pyrovae import networks
+        >>> f = Joined(networks.MLP((1, 8, 8), 16), networks.MLP(2 + 16, 3))
+        >>> f(torch.zeros(20, 5, 2), torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([20, 5, 3])
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        given, takes = features.out_shape, head.in_shape
+        if len(given) != 1 or len(takes) != 1 or takes[0] <= given[0]:
+            raise ValueError(f"the head takes {takes}, which is no vector with room for features of shape {given}")
+        self.features, self.head = features, head
+        self.join = Join(takes[0] - given[0], given)
+        self.out_shape = head.out_shape
+
+    def forward(self, a: Tensor, x: Tensor) -> Tensor:
+        """What the head gives, `(..., *out_shape)`, of a `(..., n)` and x `(..., *event)`."""
+        return self.head(self.join(a, self.features(x)))
