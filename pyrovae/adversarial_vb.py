@@ -26,7 +26,7 @@ class AdversarialVB(Model):
     likeliest mean and deviation for draws of q(z | x): nearer to it, r leaves less for T to tell, which sees
     (z - m) / s. KL(q || p) = E_q[T + log r - log p(z)] for any r. T and r learn by side losses of the same steps, and
     are held where q(z | x) and the model learn; they must keep up: give the encoder a smaller learning rate than the
-    rest, such as a fifth of it, by `encoder_lr` of `fit`.
+    rest, such as a fifth of it, by `encoder_lr` of `fit`. Even so, of modes far apart it may find one.
 
     What is maximised is the ELBO with this KL as T estimates it. It is a bound for the best T alone, so none is
     reported: ELBO and KL are NaN. `diagnostics.ais` gives log p(x), as it needs no q(z | x).
