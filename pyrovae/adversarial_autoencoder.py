@@ -104,7 +104,7 @@ class AdversarialAutoencoder(Model):
         return held(self.discriminator, z).squeeze(-1) + held(self.prior).log_prob(z)
 
     @torch.no_grad()
-    def numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+    def own_numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """`estimated_kl`, E[T(z)] ~ KL(q(z) || p(z)); `discriminator_accuracy`, 1/2 for q = p; log p(x) by `ais`."""
         z = self.encode(x).expand((100, len(x))).sample()
         of_q, of_p = self.log_ratios(z)

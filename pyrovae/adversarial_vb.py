@@ -125,7 +125,7 @@ class AdversarialVB(Model):
         return discriminator(z, x).squeeze(-1)
 
     @torch.no_grad()
-    def numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+    def own_numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """`estimated_kl`, E_q[T + log r - log p(z)]; `discriminator_accuracy`, 1/2 for q = r; log p(x) by `ais`."""
         q = self.encode(x)
         z = q.sample((100,))

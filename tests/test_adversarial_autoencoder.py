@@ -91,7 +91,7 @@ def test_what_is_told_is_no_bound():
     history = fit(model, x, x, epochs=2, progress=False)
     assert all(math.isnan(row[name]) for row in history for name in ("elbo", "kl", "valid_elbo"))
     assert evaluation.log_likelihood(model, x, 5).value.isnan().all()
-    numbers = model.numbers(x)
+    numbers = model.own_numbers(x)
     assert set(numbers) == {
         "estimated_kl",
         "discriminator_accuracy",

@@ -238,7 +238,7 @@ def test_what_is_told_is_no_bound_but_its_estimate_and_log_p_by_annealing():
     assert found.value.isnan().all()
     assert found.reconstruction.isfinite().all()
     assert evaluation.log_likelihood(vae, x, 20).value.isnan().all()
-    numbers = vae.numbers(x)
+    numbers = vae.own_numbers(x)
     assert numbers["annealed_data"] == 40
     log_p, error = numbers["annealed_log_likelihood"], numbers["annealed_log_likelihood_std_error"]
     assert abs(log_p - model.log_likelihood(x).mean().item()) < 5 * error + 0.05
