@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import TorchDistribution
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -282,6 +283,16 @@ class LogDensities:
         draws_and_data = [dim - n for dim in (self.layout.particle_dim, self.layout.data_dim) if dim is not None]
         return kl.mean(draws_and_data).flatten()
 
+    def vectors(self, name: str) -> Tensor:
+        """The draws of a latent site as vectors, `(K, B, D)`."""
+        return self.layout.vectors(self.q[name]["value"], self.q[name]["fn"].event_dim)
+
+    def prior(self, name: str) -> TorchDistribution:
+        """p(z) of a latent site, given those that it depends on, one for each of its draws."""
+        self._check_whole(name)
+        z, fn = self.q[name]["value"], self.p[name]["fn"]
+        return fn.expand(z.shape[: z.dim() - fn.event_dim])
+
     def _weighted(self, name: str, t: Tensor) -> Tensor:
         return t * self.weight[name] if self.weight else t
 
@@ -290,7 +301,7 @@ class LogDensities:
         if self.chunked and len(self.p[name]["fn"].batch_shape) >= -self.layout.particle_dim:
             raise ValueError(
                 f"the model's distribution of '{name}' depends on other latent variables, so it is known of one chunk "
-                f"of draws at a time, and an analytic KL or free bits need it of all: leave chunk out"
+                f"of draws at a time, and an analytic KL, free bits or an MMD need it of all: leave chunk out"
             )
 
     def _order(self, name: str) -> str | None:

@@ -39,6 +39,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
     faithful = True  # whether its draws are draws of q(z | x), from which the ELBO can be told too
     routed = False  # whether it weights the gradients by theta and through z differently
     numbers: tuple[str, ...] = ("step",)  # attributes that a compiled step takes as they are in each step
+    num_data: int | None = None  # N, of which a step has some, as `fit` tells it
     estimators: tuple[type[Gradient], ...] = (Pathwise, STL, DReG, ScoreFunction, VIMCO, Concrete, StraightThrough)
 
     def __init__(

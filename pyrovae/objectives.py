@@ -1,7 +1,8 @@
 """Bounds on log p(x): functions F of the log-weights log w_k = log p(x, z_k) - log q(z_k | x) of K draws of z.
 
 `bound` of each is always the number it is named after, per datum and in nats; weights and schedules of what is
-maximised are not in it. The minus sign, and the scale of a subsampled plate, appear in the loss methods alone.
+maximised are not in it. What objectives with a penalty on q(z) maximise is no bound; their `bound` is the ELBO. The
+minus sign, and the scale of a subsampled plate, appear in the loss methods alone.
 """
 
 import math
@@ -9,15 +10,32 @@ import math
 import torch
 from torch import Tensor
 
+from pyrovae.beta_tcvae import BetaTCVAE
 from pyrovae.densities import LogDensities
+from pyrovae.discrepancy import WAE, InfoVAE
 from pyrovae.elbo import ELBO
+from pyrovae.factor_vae import FactorVAE
 from pyrovae.gradient import Gradient, with_value
 from pyrovae.gradients import STL, DReG, Pathwise, Sleep, Wake
 from pyrovae.objective import Objective, log_mean
 from pyrovae.tmc import TMC
 from pyrovae.tvo import TVO
 
-__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "RWS", "TMC", "TVO", "Renyi"]
+__all__ = [
+    "CIWAE",
+    "ELBO",
+    "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "RWS",
+    "TMC",
+    "TVO",
+    "WAE",
+    "BetaTCVAE",
+    "FactorVAE",
+    "InfoVAE",
+    "Renyi",
+]
 
 
 class IWAE(Objective):

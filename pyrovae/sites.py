@@ -25,6 +25,7 @@ class Layout(NamedTuple):
     data_dim: int
     data: int  # B
     left: int  # the leftmost plate; what is further left enumerates latent variables
+    population: int  # N, of which a subsampling plate has B
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -39,6 +40,18 @@ class Layout(NamedTuple):
         if t.shape != self.batch_shape:
             t = t.expand(torch.broadcast_shapes(t.shape, self.batch_shape))
         return t.reshape(*t.shape[: t.dim() + self.left], self.particles, self.data)
+
+    def vectors(self, value: Tensor, event_dim: int) -> Tensor:
+        """Values of a site as one vector for each draw and datum, `(..., K, B, D)`, what other plates hold in it."""
+        t = value.flatten(value.dim() - event_dim) if event_dim else value.unsqueeze(-1)  # (..., *batch, E)
+        t = t[(None,) * (1 - self.left - t.dim())]
+        lead = t.dim() - 1 + self.left
+        data = t.dim() - 1 + self.data_dim
+        if self.particle_dim is None:
+            t, data, particle = t.unsqueeze(lead), data + 1, lead
+        else:
+            particle = t.dim() - 1 + self.particle_dim
+        return t.movedim((particle, data), (lead, lead + 1)).flatten(lead + 2)
 
     def per_datum(self, scale: float | Tensor, name: str) -> float | Tensor:
         """A site's scale as a number, or as one for each datum, `(B,)`."""
@@ -96,7 +109,7 @@ def layout_of(sites: list[dict], max_plate_nesting: int = 1) -> Layout:
     left = min(-max_plate_nesting, *(f.dim for stack in frames for f in stack))
     if particle_dim is not None and left < particle_dim:
         raise ValueError(nesting(max_plate_nesting))
-    return Layout(particle_dim, particles, data.dim, data.size, left)
+    return Layout(particle_dim, particles, data.dim, data.size, left, data.full_size or data.size)
 
 
 def log_prob(site: dict) -> Tensor:

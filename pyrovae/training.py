@@ -161,7 +161,7 @@ def fit(
         at_a_point = require(vae, objective, _checked(vae, train, valid)).at_a_point
         groups = _groups(vae, encoder_lr)
         if ours := isinstance(objective, Objective):
-            objective.to(device).step = 0
+            objective.to(device).step, objective.num_data = 0, batches.size
             groups += [{"params": p} for p in [list(objective.parameters())] if p]
         optim = optimizer(groups)
         schedule = None if scheduler is None else scheduler(optim)
