@@ -9,7 +9,7 @@ from torch import Tensor
 from pyrovae.densities import LogDensities
 from pyrovae.gradient import Gradient
 from pyrovae.regularised import Regularised
-from pyrovae.sites import base, listed
+from pyrovae.sites import base
 
 __all__ = ["BetaTCVAE"]
 
@@ -55,6 +55,8 @@ class BetaTCVAE(Regularised):
         ['mutual_information', 'total_correlation', 'dimension_kl']
     """
 
+    of_one_site = True
+
     def __init__(
         self,
         alpha: float = 1.0,
@@ -85,15 +87,6 @@ class BetaTCVAE(Regularised):
                 "that does, such as encoders.DiagonalNormal"
             )
         return super().trouble(fn)
-
-    def check_sites(self, q: dict[str, dict]) -> None:
-        """Refuse a guide with a site that the objective, or the estimator of its gradient, is not for."""
-        super().check_sites(q)
-        if len(q) > 1:
-            raise ValueError(
-                f"BetaTCVAE scores each z by q(z | x) of other data, which it knows for one latent site, but the guide "
-                f"has {listed(q)}: use objectives.FactorVAE"
-            )
 
     def terms_of(self, densities: LogDensities) -> dict[str, tuple[float, Tensor]]:
         """I(n; z), the total correlation and the dimension-wise KL, `(K, B)` each, and their weights."""

@@ -1,5 +1,6 @@
 """Objectives that pay for the maximum mean discrepancy between q(z) = 1/N sum_n q(z | x_n) and p(z)."""
 
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
@@ -36,7 +37,6 @@ class InfoVAE(Regularised):
         https://arxiv.org/abs/1706.02262
 
     Example:
-        >>> import torch
         >>> from pyrovae import VAE, encoders, likelihoods, networks, priors
         >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2 * 2)
         >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.DiagonalNormal(encode))
@@ -49,8 +49,8 @@ class InfoVAE(Regularised):
 
     def __init__(
         self,
-        alpha: float = 0.0,
-        lambd: float = 100.0,
+        alpha: float = 0.5,
+        lambd: float = 10.0,
         scale: float = 1.0,
         num_particles: int = 1,
         gradient: Gradient | None = None,
@@ -100,7 +100,6 @@ class WAE(Regularised):
         Tolstikhin et al. (2018), Wasserstein auto-encoders, https://arxiv.org/abs/1711.01558
 
     Example:
-        >>> import torch
         >>> from pyrovae import VAE, encoders, likelihoods, networks, priors
         >>> decode, encode = networks.MLP(2, 5), networks.MLP(5, 2)
         >>> vae = VAE(priors.StandardNormal(2), likelihoods.Normal(decode), encoders.Delta(encode))
@@ -150,7 +149,6 @@ def mmd(x: Tensor, y: Tensor, scale: float = 1.0, score: Tensor | None = None) -
         Gretton et al. (2012), A kernel two-sample test, section 3, https://jmlr.org/papers/v13/gretton12a.html
 
     Example:
-        >>> import torch
         >>> x, y = torch.randn(2, 1000, 3, generator=torch.Generator().manual_seed(0))
         >>> mmd(x, y), mmd(x, y + 1)
         (tensor(-0.00), tensor(0.18))
@@ -168,7 +166,8 @@ def mmd(x: Tensor, y: Tensor, scale: float = 1.0, score: Tensor | None = None) -
     if score is not None:  # d E[h] = E[dh + h (d log p(y_n) + d log p(y_m))]
         by_score = score - score.detach()  # of value 0
         h = h * (1 + by_score.unsqueeze(-1) + by_score.unsqueeze(-2))
-    return (h.sum((-2, -1)) - h.diagonal(dim1=-2, dim2=-1).sum(-1)) / max(n * (n - 1), 1)
+    own = torch.eye(n, dtype=torch.bool, device=h.device)
+    return h.masked_fill(own, 0.0).sum((-2, -1)) / max(n * (n - 1), 1)
 
 
 def _mmd_of_sites(densities: LogDensities, scale: float) -> Tensor:

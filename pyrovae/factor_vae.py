@@ -29,7 +29,7 @@ class FactorVAE(Regularised):
 
     Args:
         gamma: weight of the total correlation.
-        discriminator: f, from z, the elements of all sites in a vector, to `(1,)`; by default, made when z is first
+        discriminator: f, from z, as a vector, to `(1,)`; by default, made when z is first
             seen, an `MLP` with three layers of 256 leaky ReLUs.
         num_particles: K, draws of z for each datum, averaged.
         gradient: the estimator, `gradients.Pathwise`.
@@ -37,7 +37,8 @@ class FactorVAE(Regularised):
         chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
 
     Raises:
-        ValueError: for a negative weight; when used, if the discriminator does not take as many elements as z has.
+        ValueError: for a negative weight; when used, if the guide has several sites, or the discriminator does
+            not take as many elements as z has.
 
     References:
         Kim and Mnih (2018), Disentangling by factorising, https://arxiv.org/abs/1802.05983
@@ -50,6 +51,8 @@ class FactorVAE(Regularised):
         >>> objective.bound(vae.model, vae.guide, torch.zeros(20, 5)).shape
         torch.Size([20])
     """
+
+    of_one_site = True
 
     def __init__(
         self,
@@ -87,8 +90,9 @@ class FactorVAE(Regularised):
         return {"kl": (1.0, densities.kl), "total_correlation": (self.gamma, log_ratio)}
 
     def _z(self, densities: LogDensities) -> Tensor:
-        """The draws of all sites, `(K, B, D)`."""
-        return torch.cat([densities.vectors(name) for name in densities.q], -1)
+        """The draws, `(K, B, D)`."""
+        (name,) = densities.q
+        return densities.vectors(name)
 
     def _see(self, z: Tensor) -> None:
         """Make the discriminator, or check the one that is there."""

@@ -11,6 +11,7 @@ from pyrovae.gradient import Gradient
 from pyrovae.gradients import Pathwise
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
+from pyrovae.sites import listed
 
 __all__ = ["Regularised"]
 
@@ -28,6 +29,7 @@ class Regularised(Objective):
     """
 
     estimators = (Pathwise,)
+    of_one_site = False  # whether it is for guides of one latent site alone
 
     def __init__(
         self,
@@ -78,8 +80,13 @@ class Regularised(Objective):
     def check_sites(self, q: dict[str, dict]) -> None:
         """Refuse a guide with a site that the objective, or the estimator of its gradient, is not for."""
         super().check_sites(q)
+        if self.of_one_site and len(q) > 1:
+            raise ValueError(
+                f"{type(self).__name__} makes the elements of one latent site independent, but the guide has "
+                f"{listed(q)}: use objectives.InfoVAE, whose penalty is of each site"
+            )
         for name, site in q.items():
-            if site["mask"] is not None and site["mask"] is not True:
+            if site["mask"] is not None and not torch.as_tensor(site["mask"]).all():
                 raise ValueError(
                     f"guide site '{name}' is masked, but q(z) is of all data: leave out those that are masked"
                 )

@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
+from two_sites import TwoSites
 
 from pyrovae import SVI, VAE, chunks, encoders, likelihoods, networks, priors, runs
 from pyrovae import gradients as G
@@ -24,7 +25,9 @@ OPTIONS = {"MIWAE": {"groups": 2}, "PIWAE": {"groups": 2}}
 
 
 def built(objective, gradient, chunk):
-    return getattr(E, objective)(K, gradient=getattr(G, gradient)(), chunk=chunk, **OPTIONS.get(objective, {}))
+    pyro.set_rng_seed(0)  # for a discriminator, which is made when z is first seen
+    options = {"num_particles": K, "gradient": getattr(G, gradient)(), **OPTIONS.get(objective, {})}
+    return getattr(E, objective)(chunk=chunk, **options)
 
 
 def accepted(objective, gradient):
@@ -80,6 +83,10 @@ def test_every_objective_and_estimator_has_the_same_value_and_gradient(objective
         try:
             gradients_of(built(objective, gradient, None), model, guide, x, module)
         except ValueError:  # an estimator that is not for this program's sites
+            continue
+        if objective in ("InfoVAE", "WAE") and isinstance(module, TwoSites):
+            with pytest.raises(ValueError, match=r"'z1' depends on other latent variables.*leave chunk out"):
+                built(objective, gradient, CHUNK).loss(model, guide, x)
             continue
         assert_chunks_change_nothing(lambda chunk: built(objective, gradient, chunk), module, model, guide, x)
         compared += 1

@@ -129,7 +129,16 @@ def test_kl_of_each_layer(vae):
     assert set(layers) == {"z1", "z2"}
 
 
-@pytest.mark.parametrize("name", objectives.__all__)
+OF_ONE_SITE = ("BetaTCVAE", "FactorVAE")
+
+
+@pytest.mark.parametrize("name", OF_ONE_SITE)
+def test_independence_of_elements_is_for_one_site(name, vae):
+    with pytest.raises(ValueError, match=r"one latent site .*'z1', 'z2': use objectives\.InfoVAE"):
+        fit(vae, vae.sample(4), objective=getattr(objectives, name)(), progress=False)
+
+
+@pytest.mark.parametrize("name", [name for name in objectives.__all__ if name not in OF_ONE_SITE])
 def test_every_objective_trains_it(name, vae):
     perturbed(vae)
     x = vae.sample(64)

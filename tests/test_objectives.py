@@ -89,7 +89,8 @@ def by_pyro(vae, objective, x):
 
 
 def by_svi(vae, objective, x):
-    return SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), lr=1e-2), objective).step
+    parameters = [*vae.parameters(), *objective.parameters()]
+    return SVI(vae.model, vae.guide, torch.optim.Adam(parameters, lr=1e-2), objective).step
 
 
 def by_torch(vae, objective, x):
@@ -98,7 +99,7 @@ def by_torch(vae, objective, x):
 
 def by_module(vae, objective, x):
     module = objective(Program(vae, "model"), Program(vae, "guide"))
-    assert {id(p) for p in module.parameters()} == {id(p) for p in vae.parameters()}
+    assert {id(p) for p in module.parameters()} == {id(p) for p in (*vae.parameters(), *objective.parameters())}
     return torch_step(module, module)
 
 
@@ -117,12 +118,20 @@ def torch_step(module, loss):
 @pytest.mark.parametrize("objective", [getattr(E, name) for name in E.__all__])
 def test_every_objective_raises_its_bound_in_every_interface(objective, interface):
     vae, x, objective = make_vae(), make_data(), objective()
+    objective.loss(vae.model, vae.guide, x)  # a discriminator is made when z is first seen
     step = interface(vae, objective, x)
     pyro.set_rng_seed(1)
-    before = objective.bound(vae.model, vae.guide, x).mean()
+
+    def value():
+        """The bound, or of an objective that is none what is maximised."""
+        if not objective.weights:
+            return objective.bound(vae.model, vae.guide, x).mean()
+        return -sum(objective.loss(vae.model, vae.guide, x) for _ in range(10)) / 10 / len(x)
+
+    before = value()
     for _ in range(60):
         step(x)
-    assert objective.bound(vae.model, vae.guide, x).mean() > before + 1.5
+    assert value() > before + 1.5
     assert objective.step == 60
 
 

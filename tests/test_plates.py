@@ -11,6 +11,7 @@ from pyro import poutine
 
 from pyrovae import gradients as G
 from pyrovae import objectives as E
+from pyrovae.regularised import Regularised
 
 # Plates and masks ----------------------------------------------------------------------------------------------------
 
@@ -53,6 +54,7 @@ def plated(kind, a, mask=None):
         partial(E.TVO, 3),
         partial(E.ELBO, 3, analytic_kl=True),
         partial(E.ELBO, 3, free_bits=0.1),
+        *(partial(o, num_particles=k) for k in (1, 3) for o in (E.BetaTCVAE, E.FactorVAE, E.InfoVAE, E.WAE)),
     ],
 )
 def test_a_plate_inside_a_datum_is_as_an_event(objective, mask, kind):
@@ -60,7 +62,12 @@ def test_a_plate_inside_a_datum_is_as_an_event(objective, mask, kind):
     holder, results = torch.nn.ParameterList([a]), []
     for layout, nesting in (("event", 1), (kind, 2), ("event", 3)):
         model, guide = plated(layout, a, mask)
+        torch.manual_seed(0)
         o = objective(max_plate_nesting=nesting)
+        if mask is not None and isinstance(o, Regularised):
+            with pytest.raises(ValueError, match="'z' is masked, but q"):
+                o.differentiable_loss(model, guide, x)
+            return
         if mask is not None and isinstance(o.gradient, G.DReG):
             with pytest.raises(ValueError, match=r"'z' is masked.*so use gradients\.Pathwise"):
                 o.differentiable_loss(model, guide, x)

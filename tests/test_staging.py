@@ -639,6 +639,9 @@ def test_evaluation_is_the_same(uncompiled, monkeypatch):
         lambda: (make_vae().double(), objectives.IWAE(3, gradients.DReG()), make_data().double()),
         toy(gradient="ScoreFunction", prior="Bernoulli", encoder="Bernoulli"),
         toy(objective="RWS", gradient="Sleep", prior="MixtureOfNormals"),
+        toy(objective="BetaTCVAE"),
+        toy(objective="FactorVAE"),
+        toy(objective="WAE", prior="MixtureOfNormals"),
     ],
 )
 def test_compiled_steps_are_the_plain_ones(make, monkeypatch):

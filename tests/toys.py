@@ -78,8 +78,11 @@ def parts(prior="StandardNormal", likelihood="Normal", encoder="DiagonalNormal",
 
 def target_of(name="ELBO", gradient=None):
     """An objective with an estimator, or the reason why there is no such pair."""
+    # A discriminator that is there before z is seen, so that an optimiser can hold it.
+    options = {"discriminator": networks.MLP(D, 1, hidden=(8,))} if name == "FactorVAE" else {}
     try:
-        return getattr(objectives, name)(num_particles=K, gradient=gradient and component(gradients, gradient)), None
+        estimator = gradient and component(gradients, gradient)
+        return getattr(objectives, name)(num_particles=K, gradient=estimator, **options), None
     except ValueError as error:
         return None, str(error)
 
@@ -97,7 +100,10 @@ def reason(objective="ELBO", gradient=None, **names):
 
 
 def improves(objective="ELBO", gradient=None, steps=15, **names):
-    """Train for some steps, the first two of which must be finite, and tell the bound before and after."""
+    """Train for some steps, the first two of which must be finite, and tell the bound before and after.
+
+    Of an objective that is no bound, as it has weights, what is maximised.
+    """
     *programs, x = parts(**names)
     vae, (target, _) = VAE(*programs), target_of(objective, gradient)
     optim = torch.optim.Adam([*vae.parameters(), *target.parameters()], lr=0.002)
@@ -109,8 +115,9 @@ def improves(objective="ELBO", gradient=None, steps=15, **names):
         vae.eval()
         try:
             bound = target.bound(vae.model, vae.guide, four_times).mean()
-            # Of a point there is no bound, but what is maximised.
-            return bound.item() if bound.isfinite() else -target.loss(vae.model, vae.guide, x) / len(x)
+            # Of a point there is no bound, but what is maximised, too.
+            told = bound.isfinite() and not target.weights
+            return bound.item() if told else -target.loss(vae.model, vae.guide, four_times) / len(four_times)
         finally:
             vae.train()
 
