@@ -173,14 +173,17 @@ class TestAllAxes:
         at_fixed_z = {"STL", "DReG", "VIMCO", "Covariance", "ScoreFunction", "Sleep", "Wake"}
         of_the_batch = {"BetaTCVAE", "FactorVAE", "InfoVAE", "WAE"}
         by_path = {"Pathwise", "STL", "DReG", "PIWAE", "TMC", *of_the_batch}  # these bounds have no other estimators
-        factors = {"Bernoulli", "DiagonalNormal", "Laplace", "RelaxedBernoulli"}
+        factors = {"Bernoulli", "DiagonalNormal", "Laplace", "RelaxedBernoulli", "SemiAmortized"}
+        never_factors = {"HypersphericalUniform", "RelaxedOneHotCategorical"}
 
         def impossible(axis, name, other):
             if axis in ("likelihood", "network"):
                 return (name, other) == ("PerDatum", "Sleep")  # it has no rows for dreams
             if axis == "prior":
-                return (other in by_path and name in no_path) or (
-                    other == "REBAR" and name not in ("Bernoulli", "VampPrior")
+                return (
+                    (other in by_path and name in no_path)
+                    or (other == "REBAR" and name not in ("Bernoulli", "VampPrior"))
+                    or (other == "BetaTCVAE" and name in never_factors)
                 )
             return (
                 (name in point | no_inverse and other in at_fixed_z | {"TMC", "RWS"})

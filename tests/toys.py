@@ -78,8 +78,11 @@ def parts(prior="StandardNormal", likelihood="Normal", encoder="DiagonalNormal",
 
 def target_of(name="ELBO", gradient=None):
     """An objective with an estimator, or the reason why there is no such pair."""
-    # A discriminator that is there before z is seen, so that an optimiser can hold it.
-    options = {"discriminator": networks.MLP(D, 1, hidden=(8,))} if name == "FactorVAE" else {}
+    options = {}
+    if (
+        name == "FactorVAE"
+    ):  # a discriminator that an optimiser can hold from the beginning, in a game with small stakes
+        options = {"gamma": 0.1, "discriminator": networks.MLP(D, 1, hidden=(8,))}
     try:
         estimator = gradient and component(gradients, gradient)
         return getattr(objectives, name)(num_particles=K, gradient=estimator, **options), None
