@@ -21,17 +21,18 @@ class BetaTCVAE(Regularised):
     KL(q(z | x) || p(z)), and the objective the ELBO; with others it is no bound on log p(x), and `bound` is the ELBO.
     Of a p(z) that does not factorise, the last term is what the others leave of the KL.
 
-    q(z) of N data is estimated from a batch of B: a draw's own q(z | x) counts 1/N, the others share what is left,
-    (N - 1) / N, alike (minibatch stratified sampling). This has no bias, and is exact if the batch is all data; but its
-    logarithm is too small on average, the more so the larger N / B. The paper's experiments have weighted sampling,
-    1/(N B) sum_m q(z | x_m): it gives a draw's own q(z | x) more weight, and is 1/N of q(z) if the batch is all data.
+    q(z) of N data is estimated from a batch of B, and is exact if the batch is all data. By 1/B sum_m q(z | x_m), the
+    paper's weighted sampling but for a constant, a draw's own q(z | x) counts too much, so that the mutual information
+    is told too small, and the total correlation mostly too large. By stratified sampling it counts 1/N, and the others
+    share the rest alike: then q(z) has no bias, but log q(z) has, downwards, the more so the larger N / B, so that the
+    mutual information is told too large, and the total correlation mostly too small.
 
     Args:
         alpha: weight of the mutual information.
         beta: weight of the total correlation.
         gamma: weight of the dimension-wise KL.
-        num_data: N, which `fit` tells if it is that that trains; by default a subsampling plate's, or else the batch's.
         stratified: whether q(z) is estimated by stratified sampling, else by weighted sampling.
+        num_data: N, for stratified sampling; `fit` tells it, and by default it is that of a subsampling plate, or B.
         num_particles: K, draws of z for each datum, averaged.
         gradient: the estimator, `gradients.Pathwise`.
         max_plate_nesting: how many plates the programs nest; data in one plate need 1.
@@ -62,8 +63,8 @@ class BetaTCVAE(Regularised):
         alpha: float = 1.0,
         beta: float = 6.0,
         gamma: float = 1.0,
+        stratified: bool = False,
         num_data: int | None = None,
-        stratified: bool = True,
         num_particles: int = 1,
         gradient: Gradient | None = None,
         max_plate_nesting: int = 1,
@@ -110,10 +111,10 @@ class BetaTCVAE(Regularised):
 
     def _log_share(self, b: int, n: int, like: Tensor) -> Tensor:
         """Log of what each q(z | x) of the batch counts in q(z), for each z, `(B of z, B of x)`."""
+        if not self.stratified:
+            return like.new_full((b, b), -math.log(b))
         if n < b:
             raise ValueError(f"num_data is {n}, but a batch has {b} data: give the number of all of them")
-        if not self.stratified:
-            return like.new_full((b, b), -math.log(n * b))
         others = math.log((n - 1) / (n * (b - 1))) if b > 1 else 0.0
         own = torch.eye(b, dtype=torch.bool, device=like.device)
         return like.new_full((b, b), others).masked_fill(own, -math.log(n))

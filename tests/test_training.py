@@ -422,7 +422,7 @@ STATEFUL = {
     "concrete": (lambda: E.ELBO(2, G.Concrete()), make_bit_vae),
     "dreg": (lambda: E.PIWAE(2, 2, G.DReG()), make_vae),
     "discriminator": (lambda: E.FactorVAE(gamma=2.0), make_vae),
-    "total correlation": (lambda: E.BetaTCVAE(beta=2.0), make_vae),
+    "total correlation": (lambda: E.BetaTCVAE(beta=2.0, stratified=True), make_vae),
 }
 
 
