@@ -21,7 +21,10 @@ from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.model import Model
 from pyrovae.networks import (
     MLP,
+    BackwardRecurrent,
     Codebook,
+    Combiner,
+    GatedTransition,
     Join,
     Joined,
     Network,
@@ -40,6 +43,7 @@ __all__ = [
     "Autoencoder",
     "Blueprint",
     "ConditionalVAE",
+    "DeepMarkovModel",
     "HierarchicalVAE",
     "LadderVAE",
     "MixtureVAE",
@@ -118,6 +122,10 @@ class Blueprint(ABC):
         """The data as the model's programs take them: as they are, unless said otherwise."""
         return dataset
 
+    def start(self, dataset: Dataset) -> Dataset:
+        """The data that parts start from, such as the network of p(x | z) with the bias that gives their mean."""
+        return replace(dataset, train=columns(dataset.train)[0])
+
     @abstractmethod
     def __call__(self, parts: Parts) -> Model:
         """The model."""
@@ -192,6 +200,49 @@ class Autoencoder(Blueprint):
         """The model."""
         network = parts.network(parts.shape, parts.latent_dim)
         return models.Autoencoder(network, parts.likelihood(), self.corruption)
+
+
+@dataclass(frozen=True)
+class DeepMarkovModel(Blueprint):
+    """A chain of states z_t of D dimensions, one for each row of an image, or for each step of a sequence `(T, F)`.
+
+    The decoder's network is that of p(x_t | z_t); in place of the encoder's is one that reads the rows from the last.
+    Train it with a beta that rises to 1, `--objective.beta Linear --objective.beta.steps 1000`, as it takes the chain
+    long to become of use, and the whole KL would empty the states before.
+
+    Args:
+        hidden: units of that network's state.
+        transition: units of the hidden layers of p(z_t | z_(t-1)).
+        product: whether q(z_t | z_(t-1), x_t, ..., x_T) is p(z_t | z_(t-1)) times the encoder's normal; else it is of
+            the encoder's family, such as `IAF` for a normalizing flow. Unless given, for `DiagonalNormal` alone.
+    """
+
+    hidden: int = 64
+    transition: int = 64
+    product: bool | None = None
+
+    def start(self, dataset: Dataset) -> Dataset:
+        """The data that parts start from: their rows, `(N T, *step)`."""
+        return replace(dataset, train=columns(dataset.train)[0].movedim(-2, 1).flatten(0, 1))
+
+    def __call__(self, parts: Parts) -> models.DeepMarkovModel:
+        """The model."""
+        if len(parts.shape) < 2:
+            raise ValueError(f"a deep Markov model is of sequences (T, F) or images, not of data {parts.shape}")
+        (*channels, steps, width), d, h = parts.shape, parts.latent_dim, self.hidden
+        transition = lambda: DiagonalNormal(GatedTransition(d, self.transition))  # noqa: E731
+        head = lambda outputs: MLP(h, outputs(d), hidden=())  # noqa: E731
+        encoder = parts.started("encoder", lambda: parts.make_encoder(head))
+        return models.DeepMarkovModel(
+            prior=parts.prior(),
+            transition=parts.started("transition", transition),
+            likelihood=parts.likelihood(shape=(*channels, width)),
+            reader=parts.started("reader", lambda: BackwardRecurrent((*channels, width), h)),
+            combiner=parts.started("combiner", lambda: Combiner(d, h)),
+            encoder=encoder,
+            steps=steps,
+            product=isinstance(encoder, DiagonalNormal) if self.product is None else self.product,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ __all__ = ["bars", "clouds", "montage", "posteriors", "usage"]
 
 
 @_styled
-def montage(rows: Mapping[str, Tensor], title: str) -> Figure:
+def montage(rows: Mapping[str, Tensor], title: str, lines: Mapping[str, int] | None = None) -> Figure:
     """Rows of images, each with its name; all rows as long as each other.
 
     Args:
         rows: by name, images `(n, C, H, W)`.
         title: of the figure.
+        lines: by name, under how many of the pixels' rows the images have a line through them.
 
     Example:
         >>> figure = montage({"data x": torch.rand(8, 1, 8, 8), "mean of p(x | z)": torch.rand(8, 1, 8, 8)}, "A title")
@@ -30,6 +31,9 @@ def montage(rows: Mapping[str, Tensor], title: str) -> Figure:
     figure = Figure(figsize=(max(width, 0.14 * len(title)), 0.8 + _TILE * len(rows)), layout="constrained")
     axes = figure.subplots()
     _montage(axes, images, list(rows))
+    for row, name in enumerate(rows):
+        if lines and name in lines:  # above each image are a pixel of white, and half of one to the picture's edge
+            axes.axhline(row * (images.shape[-2] + 1) + lines[name] + 0.5, color="tab:red", linewidth=1.5)
     axes.set_title(title)
     return figure
 

@@ -23,6 +23,7 @@ from pyrovae.models import (
     AdversarialVB,
     Autoencoder,
     ConditionalVAE,
+    DeepMarkovModel,
     MixtureVAE,
     TwoLevelVAE,
 )
@@ -163,6 +164,23 @@ def _(vae: Layers, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -
     x = data[0][:12]
     rows = {"data x": x} | {f"from {name} down": vae.reconstruct(x, layer=n) for n, name in enumerate(vae.latents, 1)}
     yield "layers", family_plots.montage(rows, "A layer as q(z | x) has it, those below as the model draws them")
+
+
+@own.register
+def _(vae: DeepMarkovModel, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "samples", _samples(vae, seed)
+    kl = kl_per_layer(vae, data[0][:1000], seed=seed)
+    of_steps = {name[1:]: step.mean().item() for name, step in kl.items()}
+    yield "kl_per_step", family_plots.bars(of_steps, "KL (nats)", "What each step's z tells of x, by t")
+    x, total = data[0][:12], data[0].shape[-2]
+    rows, lines = {"data x": x, "mean of p(x | z)": vae.reconstruct(x)}, {}
+    for known in sorted({max(total * share // 4, 1) for share in (1, 2, 3)} - {total}):
+        for number in (1, 2):
+            name, seen = f"first {known} rows, {number}", x[..., :known, :]
+            rows[name] = torch.cat([seen, vae.forecast(seen, total - known, "mean")], -2)
+            lines[name] = known
+    title = "Given are the rows above the line; those below are forecast, two draws of z each"
+    yield "forecasts", family_plots.montage(rows, title, lines)
 
 
 @own.register

@@ -4,6 +4,7 @@ from pyrovae.adversarial_autoencoder import AdversarialAutoencoder
 from pyrovae.adversarial_vb import AdversarialVB
 from pyrovae.autoencoder import Autoencoder
 from pyrovae.conditional_vae import ConditionalVAE
+from pyrovae.deep_markov import DeepMarkovModel
 from pyrovae.hierarchical import HierarchicalVAE
 from pyrovae.ladder import LadderVAE
 from pyrovae.m2 import M2
@@ -20,6 +21,7 @@ __all__ = [
     "AdversarialVB",
     "Autoencoder",
     "ConditionalVAE",
+    "DeepMarkovModel",
     "HierarchicalVAE",
     "LadderVAE",
     "MixtureVAE",

@@ -10,7 +10,6 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +110,7 @@ def build(
         _checked(vae, dataset.train, None)  # or what does not suit the model would fail there
     for part in starting:
         with isolated(seed, "start"):
-            part.start_from(replace(dataset, train=columns(dataset.train)[0]))
+            part.start_from(blueprint.start(dataset))
     return vae.to(place), dataset
 
 

@@ -23,6 +23,7 @@ from pyrovae import (
     AdversarialVB,
     Autoencoder,
     ConditionalVAE,
+    DeepMarkovModel,
     HierarchicalVAE,
     LadderVAE,
     MixtureVAE,
@@ -159,6 +160,7 @@ FAMILY = {
     "adversarial": objectives.ELBO(num_particles=3),
     "adaptive contrast": objectives.ELBO(beta=0.5),
     "aggregated": objectives.ELBO(),
+    "markov": objectives.IWAE(num_particles=3),
 }
 
 
@@ -191,6 +193,10 @@ def family(kind):
         return AdversarialVB(priors.StandardNormal(3), likelihood, encoder, discriminator, 2, reference)
     if kind == "aggregated":
         return AdversarialAutoencoder(priors.StandardNormal(3), likelihood, normal(5, 3), networks.MLP(3, 1))
+    if kind == "markov":  # five steps of one number
+        transition, likelihood = normal(3, 3), likelihoods.Normal(networks.MLP(3, 1, hidden=(6,)))
+        reading = networks.BackwardRecurrent(1, 4), networks.Combiner(3, 4), normal(4, 3)
+        return DeepMarkovModel(priors.StandardNormal(3), transition, likelihood, *reading, steps=5, product=True)
     layers = priors.StandardNormal(2), [normal(2, 3)], likelihood
     if kind == "upwards":
         return HierarchicalVAE(*layers, [normal(5, 3), normal(3, 2)])
@@ -202,7 +208,7 @@ def family(kind):
 @pytest.mark.parametrize("kind", [*FAMILY, *corruptions.__all__])
 def test_every_model_of_the_family_is_staged(uncompiled, kind):
     objective = FAMILY.get(kind, objectives.ELBO())
-    x = torch.linspace(-1, 1, 40).reshape(8, 5).double()
+    x = torch.linspace(-1, 1, 40).reshape(8, *((5, 1) if kind == "markov" else (5,))).double()
     classes = {"conditional": torch.arange(8) % 2, "semi-supervised": torch.arange(8) % 3 - 1}
     data = (x, classes[kind]) if kind in classes else (x,)
     assert_same(lambda: (family(kind).double(), objective, *data))

@@ -12,6 +12,9 @@ from pyrovae.networks.grid import ConvGrid as ConvGrid
 from pyrovae.networks.grid import ConvGridTranspose as ConvGridTranspose
 from pyrovae.networks.join import Join as Join
 from pyrovae.networks.join import Joined as Joined
+from pyrovae.networks.markov import BackwardRecurrent as BackwardRecurrent
+from pyrovae.networks.markov import Combiner as Combiner
+from pyrovae.networks.markov import GatedTransition as GatedTransition
 from pyrovae.networks.network import Network as Network
 from pyrovae.networks.per_datum import PerDatum
 from pyrovae.networks.recurrent import Recurrent, RecurrentTranspose
