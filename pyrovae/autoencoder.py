@@ -90,6 +90,13 @@ class Autoencoder(Model):
         return drawn(self.likelihood(self.encoder(x)), kind)
 
 
+class _Uniform(dist.ImproperUniform):
+    """Pyro's, which has its zeros on the CPU wherever the value is."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value).to(value)
+
+
 class _Flat(nn.Module):
     """p(z) = 1 on R^D, which is no density of a probability."""
 
@@ -99,4 +106,4 @@ class _Flat(nn.Module):
 
     def forward(self) -> TorchDistribution:
         """The measure, batch `()`, event `(D,)`."""
-        return dist.ImproperUniform(constraints.real_vector, (), self.shape)
+        return _Uniform(constraints.real_vector, (), self.shape)

@@ -135,7 +135,7 @@ class DeepMarkovModel(Model):
         z = resampled(self, x, f"z{x.shape[-2]}", num_samples)
         return self._data(list(self._onwards(z, steps)), kind)
 
-    def numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+    def own_numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """The KL of each step, E_q[log q(z_t | z_(t-1), x) - log p(z_t | z_(t-1))], the mean over data, in nats.
 
         Args:

@@ -43,7 +43,7 @@ def accuracy(of_q: Tensor, of_p: Tensor) -> Tensor:
     return ((of_q.sign() - of_p.sign()).mean() + 2) / 4
 
 
-def annealed(vae: Model, x: Tensor, num_data: int = 50, num_temperatures: int = 100) -> dict[str, float]:
+def annealed(vae: Model, x: Tensor, num_data: int = 300, num_temperatures: int = 100) -> dict[str, float]:
     """log p(x) of the first data by annealed importance sampling from p(z), which needs no q(z | x).
 
     On average it is a lower bound on log p(x), `diagnostics.ais`, of 8 chains a datum.

@@ -49,7 +49,7 @@ class Smoother(nn.Module):
         return layer.weight[:D], layer.bias[:D], q, emission.weight, emission.bias, r
 
     def forward(self, x, seen=None):
-        a, b, q, w, c, r = self.numbers()
+        a, b, q, w, c, r = self.own_numbers()
         told, e = (w.mT / r) @ w, (x - c) / r @ w  # (D, D), (B, T, D)
         j, k, found = x.new_zeros(len(x), D, D), x.new_zeros(len(x), D), []
         for t in reversed(range(x.shape[1])):
@@ -76,7 +76,7 @@ class Posterior(nn.Module):
 
     def forward(self, given):
         z, j, k, first = given.split([D, D * D, D, 1], -1)
-        a, b, q, *_ = self.smoother[0].numbers()
+        a, b, q, *_ = self.smoother[0].own_numbers()
         loc, variance = torch.where(first > 0, 0.0, z @ a.mT + b), torch.where(first > 0, 1.0, q)
         precision = (1 / variance).diag_embed() + j.unflatten(-1, (D, D))
         covariance = torch.linalg.inv(precision)
@@ -409,14 +409,16 @@ def test_a_gate_chooses_between_a_linear_step_and_a_proposal():
         torch.testing.assert_close(transition(z)[:, :2], mean)
 
 
-@pytest.mark.parametrize("name", objectives.__all__)
+@pytest.mark.parametrize("name", [name for name in objectives.__all__ if name not in ("BetaTCVAE", "FactorVAE")])
 def test_every_objective_trains_it(name):
+    """But those of one latent site."""
     markov = small((1, 3, 5))
     x = torch.cat([torch.ones(32, 1, 3, 5), torch.zeros(32, 1, 3, 5)]).double()
-    before = evaluation.elbo(markov, x, 50).value.mean()
+    term = "reconstruction" if name == "WAE" else "value"  # WAE does not pay for the KL
+    before = getattr(evaluation.elbo(markov, x, 50), term).mean()
     objective, adam = getattr(objectives, name)(num_particles=3), lambda g: torch.optim.Adam(g, 0.03)
     fit(markov, x, objective=objective, epochs=2, batch_size=4, optimizer=adam, progress=False)
-    assert evaluation.elbo(markov, x, 50).value.mean() > before + 1
+    assert getattr(evaluation.elbo(markov, x, 50), term).mean() > before + 1
 
 
 def test_digits_are_fitted_row_by_row_by_a_transition_that_is_used():
