@@ -207,7 +207,7 @@ class DeepMarkovModel(Blueprint):
     """A chain of states z_t of D dimensions, one for each row of an image, or for each step of a sequence `(T, F)`.
 
     The decoder's network is that of p(x_t | z_t); in place of the encoder's is one that reads the rows from the last.
-    Train it with a beta that rises to 1, `--objective.beta Linear --objective.beta.steps 1000`, as it takes the chain
+    Train it with a beta that rises to 1, `--objective.beta Linear --objective.beta.steps 400`, as it takes the chain
     long to become of use, and the whole KL would empty the states before.
 
     Args:

@@ -224,7 +224,6 @@ def _equal(a: Any, b: Any) -> bool:
 def _attributes(owner: Any) -> list[_Attribute]:
     """All public attributes that `number` does not make inputs; of a module, its parts, parameters and buffers too."""
     free = getattr(owner, "numbers", ())
-    free = free if isinstance(free, tuple) else ()  # a model's are something else
     keepers = [{name: value for name, value in vars(owner).items() if name[0] != "_" and name not in free}]
     if isinstance(owner, nn.Module):
         keepers += [owner._modules, owner._parameters, owner._buffers]

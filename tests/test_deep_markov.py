@@ -49,7 +49,7 @@ class Smoother(nn.Module):
         return layer.weight[:D], layer.bias[:D], q, emission.weight, emission.bias, r
 
     def forward(self, x, seen=None):
-        a, b, q, w, c, r = self.own_numbers()
+        a, b, q, w, c, r = self.numbers()
         told, e = (w.mT / r) @ w, (x - c) / r @ w  # (D, D), (B, T, D)
         j, k, found = x.new_zeros(len(x), D, D), x.new_zeros(len(x), D), []
         for t in reversed(range(x.shape[1])):
@@ -76,7 +76,7 @@ class Posterior(nn.Module):
 
     def forward(self, given):
         z, j, k, first = given.split([D, D * D, D, 1], -1)
-        a, b, q, *_ = self.smoother[0].own_numbers()
+        a, b, q, *_ = self.smoother[0].numbers()
         loc, variance = torch.where(first > 0, 0.0, z @ a.mT + b), torch.where(first > 0, 1.0, q)
         precision = (1 / variance).diag_embed() + j.unflatten(-1, (D, D))
         covariance = torch.linalg.inv(precision)
@@ -206,6 +206,8 @@ def test_kl_of_each_step():
     steps = evaluation.kl_per_layer(markov, x, num_samples=4000)
     assert [*steps] == ["z1", "z2", "z3", "z4"]
     torch.testing.assert_close(sum(steps.values()), evaluation.elbo(markov, x, num_samples=4000).kl)
+    own = markov.own_numbers(x)
+    assert [own[f"kl_{name}"] for name in steps] == pytest.approx([kl.mean().item() for kl in steps.values()], abs=0.2)
     # of z_1, KL(p(z_1 | x) || N(0, I)), from the dense Gaussian
     mean, cov, emit, x_mean, x_cov = joint(T)
     gain = cov @ emit.T @ np.linalg.inv(x_cov)
