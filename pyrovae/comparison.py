@@ -211,7 +211,7 @@ def train(cell: Cell) -> None:
     scores = evaluation.scores(vae, x, cell.options.num_samples, seed)
     few, draws = x[:_TIGHT], min(cell.options.num_samples, _TIGHT)
     num_particles = [2**i for i in range(draws.bit_length())]  # 1, 2, 4, ... up to the draws there are
-    exact = known.log_likelihood(vae, few)
+    exact = known.log_likelihood(vae, few) if isinstance(vae, VAE) else None
     arrays = {
         "elbo": scores.elbo.value,  # (N,)
         "log_likelihood": scores.log_likelihood.value,  # (N,)
@@ -318,11 +318,13 @@ def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | Non
     for name, options in entries.items():
         try:
             vae, dataset, arguments = runs.prepare(options)
-            vae.check(*columns(dataset.test), name="test")
+            if isinstance(dataset.test, tuple):
+                raise ValueError("its numbers are of x given y, and others' of x: leave it out")
+            vae.check(dataset.test, name="test")
             fit(vae, dataset.train, dataset.valid, progress=False, **runs.taken(fit, {**arguments, "epochs": 0}))
             if require(vae, arguments["objective"], dataset.test).at_a_point:
                 raise ValueError("a Delta posterior has neither an ELBO nor log p(x) to compare: leave it out")
-            each = decoder_evaluations(arguments["objective"], vae, dataset.test[:2]) * len(dataset.train)
+            each = decoder_evaluations(arguments["objective"], vae, dataset.test[:2]) * len(columns(dataset.train)[0])
         except ValueError as error:
             raise ValueError(f"entry '{name}': {error}") from error
         if decoder_budget is not None:

@@ -68,7 +68,8 @@ MEMBERS = {
     ),
     "VQ-VAE": Member("--model VQVAE", lacking={"active units": _NO_VECTOR}),
     "deep Markov": Member(
-        "--model DeepMarkovModel --objective.beta Linear --objective.beta.steps 1000",
+        "--model DeepMarkovModel --latent_dim 16 --objective.num_particles 4 --objective.beta Linear "
+        "--objective.beta.steps 400 --optimizer.lr 5e-3",
         lacking={"active units": "there is a z for each row"},
     ),
 }

@@ -19,6 +19,7 @@ from pyrovae.evaluation import evaluating
 from pyrovae.gradient import Gradient
 from pyrovae.gradient_draws import Cost, Draws, Problem, count, draw_gradients, flat, undisturbed
 from pyrovae.gradients import VIMCO, DReG, Enumerate, Pathwise, ScoreFunction, Wake
+from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.vae import VAE
 
@@ -226,9 +227,12 @@ def _build(bound: Bound, estimator: Estimator | None, k: int) -> pyro.infer.ELBO
 def _problem(vae: nn.Module, x: Tensor, blocks: Mapping[str, Iterable[nn.Parameter]] | None) -> Problem:
     """The data on the model's device, and the parameters that are trained, block after block."""
     if blocks is None:
-        if not isinstance(encoder := getattr(vae, "encoder", None), nn.Module):
+        if isinstance(vae, Model):
+            inference = vae.guide_parameters()
+        elif isinstance(encoder := getattr(vae, "encoder", None), nn.Module):
+            inference = list(encoder.parameters())
+        else:
             raise ValueError(f"{type(vae).__name__} has no encoder to tell its blocks of parameters by: give blocks")
-        inference = list(encoder.parameters())
         held = set(inference)
         both = {"generative": [p for p in vae.parameters() if p not in held], "inference": inference}
         blocks = {name: block for name, block in both.items() if any(p.requires_grad for p in block)}
