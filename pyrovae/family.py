@@ -19,7 +19,7 @@ from pyrovae.files import with_nan
 from pyrovae.model import Model
 from pyrovae.rng import isolated
 
-__all__ = ["MEMBERS", "Member", "figures", "largest_step", "table", "trained"]
+__all__ = ["COLUMNS", "MEMBERS", "Member", "figures", "largest_step", "table", "trained"]
 
 NO_DENSITY = "q(z | x) has no density that is known, so there is neither a KL nor a bound"
 _GIVEN = "of x given y, which no other row is of"
@@ -74,7 +74,7 @@ MEMBERS = {
     ),
 }
 
-_COLUMNS = {
+COLUMNS = {
     "log p(x)": "log_likelihood",
     "ELBO": "elbo",
     "reconstruction": "reconstruction",
@@ -123,7 +123,7 @@ def table(metrics: Mapping[str, dict[str, Any]]) -> tuple[pd.DataFrame, str]:
     rows, notes = [], {}
     for name, of in metrics.items():
         member, row = MEMBERS[name], {"model": name}
-        for column, key in _COLUMNS.items():
+        for column, key in COLUMNS.items():
             value = of.get("annealed_log_likelihood", of[key]) if key == "log_likelihood" else of[key]
             said = member.lacking.get(column) or member.notes.get(column)
             mark = f" [{notes.setdefault(said, len(notes) + 1)}]" if said else ""

@@ -20,7 +20,6 @@ from torch import nn
 
 from pyrovae import blueprints, evaluation
 from pyrovae.bits import NO_PROBABILITY, bits_per_dimension, log_cell
-from pyrovae.blueprints import Blueprint, Parts
 from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.columns import columns, moved
 from pyrovae.data import NAMES, Binarize, Dataset
@@ -35,6 +34,7 @@ from pyrovae.model import Model
 from pyrovae.networks import MLP, Network
 from pyrovae.networks.network import Shape
 from pyrovae.options import Parser
+from pyrovae.parts import Blueprint, Parts
 from pyrovae.priors import StandardNormal
 from pyrovae.priors.prior import Prior
 from pyrovae.rng import isolated

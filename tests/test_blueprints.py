@@ -45,7 +45,7 @@ FIGURES = {
 }
 # Of these the guide has no density, so that there is no bound.
 POINTS = {"AdversarialAutoencoder", "AdversarialVB", "Autoencoder"}
-NAMES = [name for name in blueprints.__all__ if name not in ("Blueprint", "Parts")]
+NAMES = blueprints.__all__
 
 
 def test_every_model_has_a_blueprint():

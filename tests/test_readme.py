@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     examples = BLOCKS[1:]
-    assert len(examples) == 11
+    assert len(examples) == 12
     scope = {}
     for code in examples:
         exec(compile(code, "README.md", "exec"), scope)
@@ -32,7 +32,7 @@ def test_the_examples_run(monkeypatch, tmp_path, capsys):
 def two_layers():
     """The README's programs and images."""
     scope = {}
-    for code in (BLOCKS[1], BLOCKS[2], BLOCKS[9].partition("for objective in (")[0]):
+    for code in (BLOCKS[1], BLOCKS[2], BLOCKS[10].partition("for objective in (")[0]):
         exec(compile(code.replace("epochs=50", "epochs=0"), "README.md", "exec"), scope)
     return scope["programs"], scope["images"]
 
@@ -100,7 +100,7 @@ def test_the_commands_are_understood(tmp_path, monkeypatch):
     (tmp_path / "mypackage.py").write_text("from pyrovae.priors import StandardNormal as MyPrior\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     commands = re.findall(r"^\.venv/bin/python scripts/train\.py(.*)$", README, re.MULTILINE)
-    assert len(commands) == 16
+    assert len(commands) == 24
     for command in commands:
         if "--resume" not in command:  # that is tested with a run to resume
             runs.parse(shlex.split(command))
