@@ -37,11 +37,12 @@ class Member(NamedTuple):
 _ADVERSARIAL = '--optimizer.betas "[0.5, 0.999]"'
 _NO_BOUND = {"ELBO": NO_DENSITY, "KL": NO_DENSITY}
 _NO_PRIOR = dict.fromkeys(("log p(x)", "ELBO", "KL"), "there is no p(z), so no p(x)")
-_NO_VECTOR = "there is no one vector z of continuous units"
+_NO_VECTOR = "z are codes, not continuous units"
+_NO_CODES = "x is not made of one vector z of continuous units alone"
 
 MEMBERS = {
     "VAE": Member(""),
-    "beta-VAE, 2": Member("--objective.beta 2"),
+    "beta-TCVAE": Member("--objective BetaTCVAE --objective.beta 6"),
     "InfoVAE": Member("--objective InfoVAE --objective.lambd 10"),
     "flow posterior": Member("--encoder IAF"),
     "VampPrior": Member("--prior VampPrior"),
@@ -60,7 +61,10 @@ MEMBERS = {
         "--model LadderVAE --objective.beta Linear --objective.beta.steps 1000",
         lacking={"active units": "there are two vectors z"},
     ),
-    "two levels": Member("--model TwoLevelVAE --prior VampPrior", {"active units": "of z2"}),
+    "two levels": Member(
+        "--model TwoLevelVAE --prior VampPrior --objective.beta Linear --objective.beta.steps 1000",
+        {"active units": "of z2"},
+    ),
     "mixture": Member("--model MixtureVAE --prior MixtureOfNormals --objective.gradient Enumerate"),
     "conditional": Member("--model ConditionalVAE", dict.fromkeys(("log p(x)", "ELBO"), _GIVEN)),
     "M2, 100 labels": Member(
@@ -126,8 +130,10 @@ def table(metrics: Mapping[str, dict[str, Any]]) -> tuple[pd.DataFrame, str]:
         for column, key in COLUMNS.items():
             value = of.get("annealed_log_likelihood", of[key]) if key == "log_likelihood" else of[key]
             said = member.lacking.get(column) or member.notes.get(column)
+            if column == "largest step" and math.isnan(value):
+                said = _NO_CODES
             mark = f" [{notes.setdefault(said, len(notes) + 1)}]" if said else ""
-            row[column] = mark.strip() if column in member.lacking else _told(value) + mark
+            row[column] = (_told(value) * (column not in member.lacking) + mark).strip()
         own = [f"{key.replace('_', ' ')} {_told(of[key])}" for key in _OWN if key in of]
         rows.append({**row, "of its own": ", ".join(own)})
     return pd.DataFrame(rows), "\n".join(f"[{number}] {said}." for said, number in notes.items())

@@ -6,9 +6,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.plotting import _TILE, _montage, _styled
+from pyrovae.plotting import _TILE, _colors, _legend, _montage, _styled, _width
 
-__all__ = ["bars", "clouds", "montage", "posteriors", "usage"]
+__all__ = ["accuracies", "bars", "clouds", "montage", "posteriors", "usage"]
 
 
 @_styled
@@ -26,7 +26,7 @@ def montage(rows: Mapping[str, Tensor], title: str, lines: Mapping[str, int] | N
         'A title'
     """
     images = torch.stack([row.detach().cpu() for row in rows.values()])  # (rows, n, C, H, W)
-    names = 0.17 * max(map(len, rows))
+    names = 0.2 * max(map(len, rows))
     width = names + _TILE * images.shape[1]
     figure = Figure(figsize=(max(width, 0.14 * len(title)), 0.8 + _TILE * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -133,4 +133,37 @@ def usage(counts: Tensor, title: str) -> Figure:
     axes.axhline(1 / len(share), color="black", linestyle="--", linewidth=1.0, label="all codes alike")
     axes.set(xlabel="code, by frequency", ylabel="share of positions", title=title)
     axes.legend()
+    return figure
+
+
+@_styled
+def accuracies(rows: Sequence[Mapping[str, str | int | float]], num_data: int) -> Figure:
+    """Accuracy on test data over the number of labels and their share of the training data, a line for each method.
+
+    Args:
+        rows: `method`, `labelled`, `accuracy`; a thin line for each `seed`, a thick one for their mean.
+        num_data: of training.
+
+    Example:
+        >>> rows = [{"method": "enumerated", "labelled": n, "seed": 0, "accuracy": n / 100} for n in (10, 50)]
+        >>> accuracies(rows, num_data=1000).axes[0].get_ylabel()
+        'accuracy on test data'
+    """
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure = Figure(figsize=(7.5 + _width(methods), 4.8), layout="constrained")
+    axes, colors = figure.subplots(), _colors(methods)
+    for method, color in colors.items():
+        points: dict[int, dict[int, float]] = {}  # by seed and number of labels
+        for row in rows:
+            if row["method"] == method:
+                points.setdefault(row["seed"], {})[row["labelled"]] = row["accuracy"]
+        for seed in points.values():
+            axes.plot(list(seed), list(seed.values()), color=color, linewidth=0.8, alpha=0.6)
+        counts = list(next(iter(points.values())))
+        means = [sum(seed[n] for seed in points.values()) / len(points) for n in counts]
+        axes.plot(counts, means, color=color, marker="o")
+    axes.set(xscale="log", ylabel="accuracy on test data", xlabel="labels (share of the training data)")
+    axes.set_xticks(counts, [f"{n}\n({n / num_data:.2%})" for n in counts], minor=False)
+    axes.set_xticks([], minor=True)
+    _legend(figure, colors, [])
     return figure
