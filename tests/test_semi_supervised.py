@@ -21,7 +21,7 @@ def test_features_are_those_of_a_fitted_vae(digits):
     assert found.labels is digits.labels
     by_class = [torch.stack([f.test[f.labels.test == c].mean(0) for c in range(10)]).var(0) for f in (found, untrained)]
     share = [(between / f.test.var(0)).max() for between, f in zip(by_class, (found, untrained), strict=True)]
-    assert share[0] > 0.3 > share[1]  # of the variance, what classes tell
+    assert share[0] > share[1] + 0.1  # of the variance, what classes tell
 
 
 def test_labelled_data_alone_are_what_is_labelled(digits, monkeypatch):
@@ -39,7 +39,7 @@ def test_labelled_data_alone_are_what_is_labelled(digits, monkeypatch):
     (all_, known, gradient, epochs), (again, _, sampled, _), (alone, labelled, _, passes) = met[:3]
     assert (gradient, sampled) == ("Enumerate", "ScoreFunction")
     assert all_ == again > alone == labelled == known
-    assert passes * alone == pytest.approx(epochs * all_, rel=0.05)
+    assert 0 <= epochs * all_ - passes * alone < alone
     start = {row["accuracy"] for row in rows[:3]}
     assert len(start) == 1  # untrained, all methods are one
 
