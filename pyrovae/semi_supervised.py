@@ -1,9 +1,8 @@
 """Semi-supervised learning: the accuracy of M2 against how many labels there are, its classes enumerated or sampled."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from pyrovae.rng import isolated
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
-__all__ = ["METHODS", "accuracies", "features", "model"]
+__all__ = ["METHODS", "Codes", "accuracies", "codes", "model"]
 
 _ADAM = partial(torch.optim.Adam, lr=2e-3)
 
@@ -27,7 +26,21 @@ METHODS = {  # how classes that are not known are dealt with
 }
 
 
-def features(
+class Codes(NamedTuple):
+    """z of a fitted VAE, M1, in place of data."""
+
+    m1: VAE
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, drawn: bool) -> Tensor:
+        """Draws or means of q(z | x), `(N, D)`, for data `(N, *event)`; of a datum that comes twice, two draws."""
+        like = next(self.m1.parameters())
+        x = x.as_subclass(Tensor)  # grey values, where these stand for their draws
+        found = [self.m1.encode(part.to(like)) for (part,) in split(x, 1000)]
+        return torch.cat([q.sample() if drawn else q.mean for q in found]).to(x.device)
+
+
+def codes(
     dataset: Dataset,
     latent_dim: int = 50,
     beta: float = 0.2,
@@ -35,8 +48,8 @@ def features(
     seed: int = 0,
     device: str = "cpu",
     compile: bool = False,
-) -> Dataset:
-    """Data in place of which stand z of a VAE, M1, fitted to them: draws of q(z | x) to train on, its means to test.
+) -> Codes:
+    """The codes of a VAE, M1, fitted to the data: M2 of them is M1 + M2.
 
     With the KL's weight beta below 1 codes keep the clusters that p(z) = N(0, I) would press together.
 
@@ -54,30 +67,18 @@ def features(
 
     Example:
         >>> from pyrovae import data
-        >>> features(data.load("digits", binarize="dynamic"), latent_dim=8, epochs=2).train.shape
-        torch.Size([1347, 8])
+        >>> digits = data.load("digits", binarize="dynamic")
+        >>> codes(digits, latent_dim=8, epochs=2)(digits.test, drawn=True).shape
+        torch.Size([300, 8])
     """
     shape = dataset.protocol.shape
     with isolated(seed, "M1"):
         decoder, encoder = networks.MLP(latent_dim, shape, (300, 300)), networks.MLP(shape, 2 * latent_dim, (300, 300))
         m1 = VAE(priors.StandardNormal(latent_dim), likelihoods.Bernoulli(decoder), encoders.DiagonalNormal(encoder))
         m1.to(device)
-    options = {
-        "objective": objectives.ELBO(beta=beta),
-        "optimizer": _ADAM,
-        "compile": compile,
-    }
+    options = {"objective": objectives.ELBO(beta=beta), "optimizer": _ADAM, "compile": compile}
     fit(m1, dataset.train, epochs=epochs, batch_size=200, seed=seed, progress=False, **options)
-
-    @torch.no_grad()
-    def coded(x: Tensor, of: Callable) -> Tensor:
-        x = x.as_subclass(Tensor)  # grey values, where these stand for their draws
-        return torch.cat([of(m1.encode(part.to(device))).cpu() for (part,) in split(x, 1000)])
-
-    with isolated(seed, "features"):
-        train = coded(dataset.train, lambda q: q.sample())
-    valid, test = (coded(x, lambda q: q.mean) for x in (dataset.valid, dataset.test))
-    return replace(dataset, train=train, valid=valid, test=test)
+    return Codes(m1)
 
 
 def model(shape: Sequence[int], classes: int, binary: bool) -> M2:
@@ -97,6 +98,7 @@ def accuracies(
     dataset: Dataset,
     labelled: Sequence[int],
     make: Callable[[], nn.Module],
+    of: Codes | None = None,
     epochs: int = 40,
     seeds: Sequence[int] = (0,),
     device: str = "cpu",
@@ -108,6 +110,7 @@ def accuracies(
         dataset: with labels.
         labelled: how many labels there are, each a multiple of the number of classes.
         make: makes an M2 that is not trained.
+        of: codes in place of the data.
         epochs: of each training, as many steps for labelled data alone.
         seeds: of the choice of labels and all else that is random.
         device: where it is trained.
@@ -126,6 +129,10 @@ def accuracies(
     for seed in seeds:
         for count in labelled:
             x, y = blueprints.M2(labelled=count, share=0.3, label_seed=seed).data(dataset).train
+            test = dataset.test
+            if of is not None:
+                with isolated(seed, "codes"):
+                    x, test = of(x, drawn=True), of(test, drawn=False)
             for method, objective in METHODS.items():
                 with isolated(seed, "M2"):
                     m2 = make().to(device)
@@ -139,7 +146,7 @@ def accuracies(
                 history = fit(
                     m2, (x[kept], y[kept]), epochs=passes, batch_size=200, seed=seed, progress=False, **options
                 )
-                found = m2.own_numbers(dataset.test.to(device), labels=dataset.labels.test)
+                found = m2.own_numbers(test.to(device), labels=dataset.labels.test)
                 yield {
                     "labelled": count,
                     "method": method,

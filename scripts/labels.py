@@ -34,17 +34,18 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = data.load(chosen.data, "dynamic", chosen.root)
     if dataset.labels is None:
         raise ValueError(f"{chosen.data} has no labels: give data that have")
+    of = None
     if chosen.features:
-        dataset = semi_supervised.features(
-            dataset, epochs=chosen.m1_epochs, device=chosen.device, compile=chosen.compile
-        )
+        options_of_m1 = {"epochs": chosen.m1_epochs, "device": chosen.device, "compile": chosen.compile}
+        of = semi_supervised.codes(dataset, **options_of_m1)
     classes = int(dataset.labels.train.max()) + 1
-    shape = dataset.train.shape[1:]
+    shape = dataset.train.shape[1:] if of is None else of.m1.prior().event_shape
     rows = []
     for row in semi_supervised.accuracies(
         dataset,
         chosen.labelled,
-        lambda: semi_supervised.model(shape, classes, binary=not chosen.features),
+        lambda: semi_supervised.model(shape, classes, binary=of is None),
+        of,
         chosen.epochs,
         chosen.seeds,
         chosen.device,

@@ -69,7 +69,7 @@ def mnist(tmp_path_factory):
 
 
 def test_a_protocol_is_a_comparison_or_a_study():
-    assert COMPARISONS == ["dreg", "iwae", "iwae_50", "miwae", "tvo", "vampprior"]
+    assert COMPARISONS == ["dreg", "iwae", "iwae_50", "iwae_two_layers", "miwae", "tvo", "vampprior"]
     assert [name for name in NAMES if "study" in PROTOCOL[name]] == ["gaussian_toy"]
     for protocol in PROTOCOL.values():
         assert protocol["title"]
@@ -82,6 +82,7 @@ def test_a_protocol_is_a_comparison_or_a_study():
         ("dreg", [1, 1, 5, 5, 50, 50]),
         ("iwae", [1, 5, 5, 5]),
         ("iwae_50", [50, 50]),
+        ("iwae_two_layers", [5, 5]),
         ("miwae", [64] * 6),
         ("tvo", [5] * 3 + [10] * 3 + [50] * 3),
     ],
@@ -115,8 +116,10 @@ def test_a_protocol_can_be_built(name, mnist, tmp_path):
     assert entry in PROTOCOL[name]["published"]
     assert len(dataset.train) == 2400 - PROTOCOL[name]["options"]["valid_size"]
     assert dataset.protocol.binarize == "dynamic"
-    sizes = [tuple(p.shape) for p in vae.encoder.parameters() if p.dim() == 2]
-    assert sizes == [(200, 784), (200, 200), (2 * of.latent_dim, 200)]
+    sizes = [tuple(p.shape) for p in vae.guide_parameters() if p.dim() == 2]
+    layers = of.model.get("init_args", {}).get("latent_dims") or [of.latent_dim]
+    below = [784, *layers]
+    assert sizes == [s for i, d in zip(below, layers, strict=False) for s in ((200, i), (200, 200), (2 * d, 200))]
 
 
 def test_the_vampprior_protocol_has_gated_networks_and_differs_in_prior_or_posterior_alone(mnist, tmp_path):
@@ -147,7 +150,7 @@ def rates(protocol):
     return optimizer, found
 
 
-@pytest.mark.parametrize("name", ["iwae", "dreg", "iwae_50", "miwae"])
+@pytest.mark.parametrize("name", ["iwae", "dreg", "iwae_50", "iwae_two_layers", "miwae"])
 def test_stage_i_has_3_to_the_i_passes_at_a_rate_of_10_to_the_minus_i_sevenths(name):
     optimizer, found = rates(PROTOCOL[name])
     assert found == pytest.approx([1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)])
@@ -167,7 +170,7 @@ def test_an_unknown_protocol_is_told_the_names(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         options.command(lambda: main("nosuch"))
     assert end.value.code == 2
-    names = "dreg, gaussian_toy, iwae, iwae_50, miwae, tvo, vampprior"
+    names = "dreg, gaussian_toy, iwae, iwae_50, iwae_two_layers, miwae, tvo, vampprior"
     assert capsys.readouterr().err == f"error: no protocol 'nosuch': give one of {names}\n"
 
 

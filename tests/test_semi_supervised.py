@@ -13,15 +13,19 @@ def digits():
     return data.load("digits", binarize="dynamic")
 
 
-def test_features_are_those_of_a_fitted_vae(digits):
-    found, again, untrained = (semi_supervised.features(digits, 6, epochs=epochs) for epochs in (5, 5, 0))
-    assert torch.equal(found.test, again.test)
-    assert found.train.shape == (len(digits.train), 6)
-    assert found.valid.shape == (len(digits.valid), 6)
-    assert found.labels is digits.labels
-    by_class = [torch.stack([f.test[f.labels.test == c].mean(0) for c in range(10)]).var(0) for f in (found, untrained)]
-    share = [(between / f.test.var(0)).max() for between, f in zip(by_class, (found, untrained), strict=True)]
+def test_codes_are_those_of_a_fitted_vae(digits):
+    fitted, again, untrained = (semi_supervised.codes(digits, 6, epochs=epochs) for epochs in (5, 5, 0))
+    x, classes = digits.test, digits.labels.test
+    assert torch.equal(fitted(x, drawn=False), again(x, drawn=False))
+    share = []
+    for codes in (fitted, untrained):
+        z = codes(x, drawn=False)
+        share.append((torch.stack([z[classes == c].mean(0) for c in range(10)]).var(0) / z.var(0)).max())
     assert share[0] > share[1] + 0.1  # of the variance, what classes tell
+    z = fitted(x[:1].expand(4000, 1, 8, 8), drawn=True)
+    q = fitted.m1.encode(x[:1])
+    assert ((z.mean(0) - q.mean) / q.stddev).abs().max() < 4 / 4000**0.5
+    torch.testing.assert_close(z.std(0), q.stddev[0], rtol=0.05, atol=0)
 
 
 def test_labelled_data_alone_are_what_is_labelled(digits, monkeypatch):
