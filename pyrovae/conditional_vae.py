@@ -101,6 +101,7 @@ class ConditionalVAE(Model):
         """Draw z ~ p(z | y) for each of n conditions `(n, ...)` and give a draw or the mean of p(x | z, y)."""
         if y is None or len(y) != n:
             raise ValueError(f"there is no p(y): give as many conditions y as there shall be draws, {n}")
+        self.condition.check(y)
         y = self.seen(y)
         p = self.prior_given(y)
         return drawn(self.likelihood(self.z_and_y(p.sample(() if p.batch_shape else (n,)), y)), kind)

@@ -28,7 +28,7 @@ class OneHot(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Vectors `(..., C)` of classes `(...)`, whole numbers."""
-        return F.one_hot(y, *self.out_shape)
+        return F.one_hot(y.long(), *self.out_shape)
 
     def check(self, y: Tensor) -> None:
         """Refuse what is no class."""

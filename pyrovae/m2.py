@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyrovae.conditions import OneHot
 from pyrovae.model import Kind, Model, drawn
 from pyrovae.networks import Join, Network
 from pyrovae.parameters import module
@@ -100,21 +101,25 @@ class M2(Model):
         """q(y | x), one-hot, batch `(B,)`, event `(C,)`; of what is known, that class."""
         logits = self.classifier(x)
         if y is not None:
-            known = torch.full_like(logits, _NEVER).scatter(-1, y.clamp(min=0)[:, None], 0.0)
+            known = torch.full_like(logits, _NEVER).scatter(-1, y.long().clamp(min=0)[:, None], 0.0)
             logits = torch.where((y >= 0)[:, None], known, logits)
         return dist.OneHotCategorical(logits=logits)
 
     def log_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """-log q(y | x) where the class is known, else 0, `(B,)`."""
-        return F.cross_entropy(self.classifier(x), y, ignore_index=-1, reduction="none")
+        return F.cross_entropy(self.classifier(x), y.long(), ignore_index=-1, reduction="none")
 
     @torch.no_grad()
     def sample(self, n: int, kind: Kind = "sample", y: Tensor | None = None) -> Tensor:
         """Draw z ~ p(z), and classes unless they are given, `(n,)`: a draw or the mean of p(x | z, y) for each."""
         like = next(self.parameters())
         y = torch.randint(self.classes, (n,), device=like.device) if y is None else y
+        if len(y) != n:
+            raise ValueError(f"give as many classes as there shall be draws, {n}, not {len(y)}")
+        one_hot = OneHot(self.classes)
+        one_hot.check(y)
         z = self.prior().sample((n,))
-        return drawn(self.likelihood(self.z_and_y(z, F.one_hot(y, self.classes))), kind)
+        return drawn(self.likelihood(self.z_and_y(z, one_hot(y))), kind)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None, kind: Kind = "mean") -> Tensor:
@@ -134,7 +139,7 @@ class M2(Model):
         """Refuse data to which p(x | z, y) gives no density, or classes that there are not."""
         super().check(x, name=name)
         for y in given:
-            if y.is_floating_point() or y.dim() != 1 or not (y.min() >= -1 and y.max() < self.classes):
+            if y.is_floating_point() or y.dim() != 1 or not ((y.long() >= -1) & (y.long() < self.classes)).all():
                 raise ValueError(
                     f"classes of {name} are whole numbers from 0 to {self.classes - 1}, -1 where they are not known, "
                     f"(N,), not {y.dtype} {tuple(y.shape)} from {y.min()} to {y.max()}"

@@ -202,3 +202,21 @@ def test_a_plain_vae_does_not_mind_labels_beside_its_data():
     x, y = torch.randn(20, 3), torch.arange(20)
     one = fit(vae, (x, y), epochs=1, progress=False)
     assert len(one) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_classes_may_be_whole_numbers_of_any_kind(dtype):
+    y = torch.tensor([0, 1, 1])
+    assert torch.equal(OneHot(2)(y.to(dtype)), OneHot(2)(y))
+
+
+def test_no_draws_given_what_is_no_class():
+    vae = ConditionalVAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(networks.MLP(2 + 3, 4)),
+        encoders.DiagonalNormal(networks.MLP(4 + 3, 4)),
+        OneHot(3),
+    )
+    for y in (torch.tensor([0, 3]), torch.tensor([0.0, 1.0])):
+        with pytest.raises(ValueError, match="classes are"):
+            vae.sample(2, y=y)

@@ -161,3 +161,19 @@ def test_classes_that_there_are_not_are_refused():
     make = lambda *sizes: networks.MLP(*sizes, hidden=())  # noqa: E731
     with pytest.raises(ValueError, match=r"the network of q\(z \| x, y\) takes \(3,\), but .* has the shape \(6,\)"):
         M2(priors.Bernoulli(2), likelihoods.Bernoulli(make(5, 3)), encoders.Bernoulli(make(3, 2)), make(3, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16])
+def test_classes_may_be_whole_numbers_of_any_kind(dtype):
+    m2 = bits().train()
+    x = data(m2)
+    losses = [ENUMERATED.loss(m2.model, m2.guide, x, y) for y in (Y, Y.to(dtype))]
+    assert losses[0] == losses[1]
+    m2.check(x, Y.clamp(min=0).to(torch.uint8))  # which has no -1: all are known
+    assert m2.sample(5, y=Y.clamp(min=0).to(dtype)).shape == (5, 3)
+
+
+@pytest.mark.parametrize(("y", "message"), [([0, 3], "from 0 to 2"), ([0, -1], "from 0 to 2"), ([0], "as many")])
+def test_no_draws_of_classes_that_there_are_not(y, message):
+    with pytest.raises(ValueError, match=message):
+        bits().sample(2, y=torch.tensor(y))
