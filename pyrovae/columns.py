@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae.model import Model
 
-__all__ = ["Data", "arity", "columns", "moved", "split"]
+__all__ = ["Data", "arguments", "arity", "columns", "moved", "split"]
 
 Data = Tensor | tuple[Tensor, ...]
 
@@ -19,13 +19,15 @@ def columns(data: Data) -> tuple[Tensor, ...]:
         data: x `(N, *event)`, or a tuple that begins with it.
 
     Raises:
-        ValueError: if they are not of the same data.
+        ValueError: if they are no tensors with a row for each datum, or not of the same data.
 
     Example:
         >>> [len(t) for t in columns((torch.zeros(3, 5), torch.ones(3)))]
         [3, 3]
     """
     found = data if isinstance(data, tuple) else (data,)
+    if not found or not all(isinstance(t, Tensor) and t.dim() for t in found):
+        raise ValueError("data are a tensor (N, ...), or a tuple of such that begins with x")
     if len({len(t) for t in found}) != 1:
         raise ValueError(f"what is known of the data has {', '.join(str(len(t)) for t in found)} rows: give each one")
     return found
@@ -34,6 +36,16 @@ def columns(data: Data) -> tuple[Tensor, ...]:
 def arity(model: Model) -> int:
     """How many arguments the programs take at most: of data with more columns, such as labels, the first are theirs."""
     return len(inspect.signature(model.model).parameters)
+
+
+def arguments(model: Model, data: Data) -> tuple[Tensor, ...]:
+    """The columns of the data that the programs take.
+
+    Args:
+        model: the model.
+        data: x `(N, *event)`, or a tuple that begins with it.
+    """
+    return columns(data)[: arity(model)]
 
 
 def split(data: Data, batch_size: int) -> Iterator[tuple[Tensor, ...]]:

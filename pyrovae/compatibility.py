@@ -14,7 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae.check import check
-from pyrovae.columns import Data, columns
+from pyrovae.columns import Data, arguments
 from pyrovae.densities import LogDensities, log_densities
 from pyrovae.drawn import Drawn
 from pyrovae.evaluation import evaluating
@@ -76,7 +76,7 @@ def require(vae: Model, objective: pyro.infer.ELBO | None = None, x: Data | None
         ValueError: with the reason and what would do.
     """
     with evaluating(vae), isolated(0):
-        data = columns(vae.sample(2) if x is None else x)
+        data = arguments(vae, vae.sample(2) if x is None else x)
         data = tuple(t.draw(torch.Generator(t.device).manual_seed(0)) if isinstance(t, Drawn) else t for t in data)
         vae.check(*data)
         dtype = next((p.dtype for p in vae.parameters()), data[0].dtype)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pyrovae import evaluation
 from pyrovae.batches import Batches
-from pyrovae.columns import Data, arity, columns
+from pyrovae.columns import Data, arguments, arity, columns
 from pyrovae.exact import GaussianMixture, LinearGaussian
 from pyrovae.model import Model
 from pyrovae.objective import Objective
@@ -85,7 +85,7 @@ def variational_em(
             f"rounds, steps and samples must be at least 1 and tolerance positive, not {rounds}, {e_steps}, {m_steps}, "
             f"{num_samples} and {tolerance}"
         )
-    vae.check(*columns(x))
+    vae.check(*arguments(vae, x))
     objective = ELBO() if objective is None else objective
     size, device = batch_size or len(columns(x)[0]), next(vae.parameters()).device
     if isinstance(objective, Objective):

@@ -17,7 +17,7 @@ from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from pyrovae.check import unvalidated
-from pyrovae.columns import Data, columns, moved, split
+from pyrovae.columns import Data, arguments, columns, moved, split
 from pyrovae.conditional import Conditional
 from pyrovae.densities import LogDensities, log_densities
 from pyrovae.distributions.mixture import table_size
@@ -424,7 +424,7 @@ def encoded(vae: Model, x: Data, batch_size: int = 1000) -> Iterator[TorchDistri
         x: data, `(N, *event)`, or all that the programs take, on any device and of any precision.
         batch_size: data at a time.
     """
-    return (vae.encode(*moved(part, next(vae.parameters()))) for part in split(x, batch_size))
+    return (vae.encode(*moved(part, next(vae.parameters()))) for part in split(arguments(vae, x), batch_size))
 
 
 def _whole(densities: LogDensities) -> list[Tensor]:
@@ -443,9 +443,9 @@ def _terms(
     """For each batch of data, terms of the log-densities of K draws, some at a time, `(K, B)` each."""
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
-    vae.check(*(first := columns(x)))
-    draws = max(_CHUNK // density_size(vae, first[0]), 1)  # of x given z, at a time
-    k = min(num_samples, max(draws // len(first[0]), 64))
+    vae.check(*(data := arguments(vae, x)))
+    draws = max(_CHUNK // density_size(vae, data[0]), 1)  # of x given z, at a time
+    k = min(num_samples, max(draws // len(data[0]), 64))
     batch_size, full, rest = max(draws // k, 1), *divmod(num_samples, k)
 
     def run(size: int, *batch: Tensor) -> list[Tensor]:
@@ -455,9 +455,9 @@ def _terms(
 
     staged = Staged(run, "the evaluation") if compile else run
     # What takes long shows how far it is, on a terminal, and how fast.
-    bar = tqdm(total=len(first[0]) * num_samples, unit=" draws", unit_scale=True, delay=3, disable=None, leave=None)
+    bar = tqdm(total=len(data[0]) * num_samples, unit=" draws", unit_scale=True, delay=3, disable=None, leave=None)
     with evaluating(vae), isolated(seed, "evaluation"), unvalidated(), bar:
-        for batch in split(x, batch_size):
+        for batch in split(data, batch_size):
             batch = moved(batch, next(vae.parameters()))
             many = staged if len(batch[0]) == batch_size else run  # what is left is not worth a graph of its own
             parts = [part for _ in range(full) for part in many(k, *batch)]

@@ -22,7 +22,7 @@ from pyrovae import evaluation
 from pyrovae.batches import Batches
 from pyrovae.check import buffers_restored, unvalidated
 from pyrovae.checkpoint import Checkpoint, described
-from pyrovae.columns import Data, arity, columns
+from pyrovae.columns import Data, arguments, arity, columns
 from pyrovae.compatibility import require
 from pyrovae.data import fingerprint
 from pyrovae.densities import log_densities
@@ -411,15 +411,13 @@ def _check_arguments(
 def _checked(vae: Model, train: Data | Dataset, valid: Data | None) -> tuple[Tensor, ...]:
     """Some of the training data, if all have a density; of a streamed set the first datum, the others as they come."""
     if isinstance(train, Tensor | tuple):
-        data = columns(train)
+        data = arguments(vae, train)
     else:
         first = train[0]
         first = first if isinstance(first, list | tuple) else [first]
         data = tuple(torch.as_tensor(t)[None] for t in first[: arity(vae)])
-    data = tuple(
-        t.draw(torch.Generator(t.device).manual_seed(0)) if isinstance(t, Drawn) else t for t in data[: arity(vae)]
-    )
+    data = tuple(t.draw(torch.Generator(t.device).manual_seed(0)) if isinstance(t, Drawn) else t for t in data)
     vae.check(*data, name="train")
     if valid is not None:
-        vae.check(*columns(valid), name="valid")
+        vae.check(*arguments(vae, valid), name="valid")
     return tuple(t[:2].to(next(vae.parameters()).device) for t in data)

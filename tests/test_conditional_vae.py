@@ -220,3 +220,21 @@ def test_no_draws_given_what_is_no_class():
     for y in (torch.tensor([0, 3]), torch.tensor([0.0, 1.0])):
         with pytest.raises(ValueError, match="classes are"):
             vae.sample(2, y=y)
+
+
+def test_nor_where_they_stand_beside_data_to_validate_on_or_to_score():
+    torch.manual_seed(0)
+    vae = VAE(
+        priors.StandardNormal(1), likelihoods.Normal(networks.MLP(1, 3)), encoders.DiagonalNormal(networks.MLP(3, 2))
+    )
+    x, y = torch.randn(20, 3), torch.arange(20)
+    [valid_elbo] = fit(vae, (x, y), (x, y), epochs=1, progress=False)["valid_elbo"]
+    assert valid_elbo == evaluation.elbo(vae, x).value.double().mean().item()
+    assert torch.equal(evaluation.elbo(vae, (x, y)).value, evaluation.elbo(vae, x).value)
+    assert evaluation.active_units(vae, (x, y)).value == evaluation.active_units(vae, x).value
+
+
+@pytest.mark.parametrize("bad", [(), (torch.zeros(3, 3), torch.tensor(1)), torch.utils.data.TensorDataset()])
+def test_data_without_a_row_for_each_datum_are_refused(bad):
+    with pytest.raises(ValueError, match="data are a tensor"):
+        evaluation.elbo(bits(), bad)
