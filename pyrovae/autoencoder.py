@@ -82,7 +82,7 @@ class Autoencoder(Model):
 
     def sample(self, n: int, kind: Kind = "sample") -> Tensor:
         """Refuse, as there is no p(z)."""
-        raise ValueError("an autoencoder has no p(z) to draw from: decode points of your choice by likelihood(z)")
+        return self.prior().sample((n,))
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, kind: Kind = "mean") -> Tensor:
@@ -91,7 +91,10 @@ class Autoencoder(Model):
 
 
 class _Uniform(dist.ImproperUniform):
-    """Pyro's, which has its zeros on the CPU wherever the value is."""
+    """Pyro's, which has its zeros on the CPU wherever the value is, and does not say what to do without draws."""
+
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        raise ValueError("an autoencoder has no p(z) to draw from: decode points of your choice by likelihood(z)")
 
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value).to(value)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from jsonargparse import Namespace
 
 from pyrovae.diagnosis_parts import Parts, counts
+from pyrovae.one_vector import require_one_vector
 from pyrovae.runs import Run
 from pyrovae.section import Number, Section
 
@@ -20,7 +21,11 @@ def diagnose(run: Run, num_samples: int = 1000) -> Iterator[Section]:
     Args:
         run: a trained run, as `runs.load` gives it.
         num_samples: K, draws for each datum of importance sampling.
+
+    Raises:
+        ValueError: if the model is not of one vector z.
     """
+    require_one_vector(run.vae, run.dataset.test, "a diagnosis")
     parts, numbers = Parts(run, num_samples), counts(len(run.dataset.test))
     yield _protocol(run)
     for title, (question, references, *names) in _PLAN.items():

@@ -13,6 +13,7 @@ from pyrovae.check import unvalidated
 from pyrovae.diagnostics.representation import latent_means
 from pyrovae.draws import is_point
 from pyrovae.evaluation import _CHUNK, density_size, evaluating, moments
+from pyrovae.one_vector import require_one_vector
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
@@ -56,6 +57,7 @@ def inference_data(vae: VAE, x: Tensor, num_draws: int = 100, labels: Tensor | N
 
     Raises:
         ModuleNotFoundError: if arviz-base is not installed.
+        ValueError: if the model is not of one vector z.
 
     References:
         Kumar et al. (2019), ArviZ, a unified library for exploratory analysis of Bayesian models in Python,
@@ -72,6 +74,7 @@ def inference_data(vae: VAE, x: Tensor, num_draws: int = 100, labels: Tensor | N
 
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, not {num_draws}")
+    require_one_vector(vae, x, "an export")
     vae.check(x)
     parts = []
     with evaluating(vae), isolated(seed, "inference data"), unvalidated():
@@ -113,6 +116,7 @@ def projector(vae: VAE, x: Tensor, folder: str | Path, labels: Tensor | None = N
 
     Raises:
         ModuleNotFoundError: if tensorboard is not installed.
+        ValueError: if the model is not of one vector z.
 
     References:
         Smilkov et al. (2016), Embedding projector, https://arxiv.org/abs/1611.05469
@@ -120,6 +124,7 @@ def projector(vae: VAE, x: Tensor, folder: str | Path, labels: Tensor | None = N
     require("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
+    require_one_vector(vae, x, "an export")
     means, folder = latent_means(vae, x), Path(folder)
     images = x.float().clamp(0, 1).cpu() if x.dim() == 4 and x.shape[1] in (1, 3) else None
     folder.parent.mkdir(parents=True, exist_ok=True)

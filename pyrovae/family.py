@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pyrovae import family_plots, runs
 from pyrovae.columns import columns
-from pyrovae.data import Dataset
 from pyrovae.files import with_nan
 from pyrovae.model import Model
+from pyrovae.one_vector import has_one_vector
 from pyrovae.rng import isolated
 
 __all__ = ["COLUMNS", "MEMBERS", "Member", "figures", "largest_step", "table", "trained"]
@@ -150,7 +150,7 @@ def largest_step(run: runs.Run, pairs: int = 100, steps: int = 50) -> float:
         pairs: of test data, neighbours in their order.
         steps: on the way from one to the other.
     """
-    if not _has_codes(run.vae, run.dataset):
+    if not has_one_vector(run.vae, run.dataset.test):
         return math.nan
     x = columns(run.dataset.test)[0][: 2 * pairs].to(next(run.vae.parameters()))
     with isolated(0, "largest step"):
@@ -186,7 +186,7 @@ def figures(members: Mapping[str, runs.Run], seed: int) -> Iterator[tuple[str, F
         with isolated(seed, "figures"):
             if hasattr(vae, "reconstruct"):
                 rebuilt[name] = vae.reconstruct(some)
-            if _has_codes(vae, run.dataset):
+            if has_one_vector(vae, run.dataset.test):
                 paths |= {f"{name}, {i}": row for i, row in enumerate(_paths(vae, some), 1)}
             try:
                 drawn[name] = vae.sample(12, "mean")
@@ -195,14 +195,6 @@ def figures(members: Mapping[str, runs.Run], seed: int) -> Iterator[tuple[str, F
     yield "reconstructions", family_plots.montage(rebuilt, "Means of p(x | z), z ~ q(z | x)")
     yield "paths", family_plots.montage(paths, "Straight paths between the codes of two data")
     yield "samples", family_plots.montage(drawn, "Means of p(x | z), z ~ p(z)")
-
-
-def _has_codes(vae: Model, dataset: Dataset) -> bool:
-    """Whether x is made of one vector of continuous units, of which q(z | x) tells."""
-    if not (hasattr(vae, "encode") and isinstance(dataset.test, Tensor)):
-        return False
-    q = vae.encode(dataset.test[:1].to(next(vae.parameters())))
-    return getattr(vae.likelihood.network, "in_shape", None) == tuple(q.event_shape) and not hasattr(vae, "codebook")
 
 
 def _codes(vae: Model, x: Tensor) -> Tensor:

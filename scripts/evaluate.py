@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pyrovae import diagnosis, export, options, page, runs, section
 from pyrovae.files import whole, write_json
+from pyrovae.one_vector import require_one_vector
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,6 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     if choices.export:
         export.require("arviz_base", "h5netcdf", "tensorboard")  # before hours of work
     run, folder = runs.load(choices.run), Path(choices.run)
+    for what in ("report", "json", "export"):
+        if choices[what]:
+            require_one_vector(run.vae, run.dataset.test, f"--{what}")
     num_samples = run.options.num_samples if choices.num_samples is None else choices.num_samples
     print(json.dumps(runs.report(run, folder, num_samples, choices.tsne), indent=2))
     if choices.report or choices.json:

@@ -1,0 +1,49 @@
+"""Models of one vector z of continuous units: of which latent means, paths, exports and diagnoses are."""
+
+from torch import Tensor
+
+from pyrovae.columns import Data
+from pyrovae.evaluation import encoded
+from pyrovae.model import Model
+from pyrovae.vae import VAE
+
+__all__ = ["has_one_vector", "require_one_vector"]
+
+
+def has_one_vector(vae: Model, x: Data) -> bool:
+    """Whether the model is p(z) p(x | z) with q(z | x), of x alone, and z a vector of continuous units.
+
+    Args:
+        vae: the model.
+        x: data as its programs take them, at least one.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.exact import LinearGaussian
+        >>> has_one_vector(LinearGaussian().vae, torch.zeros(1, 5))
+        True
+    """
+    if isinstance(vae, VAE):
+        return True
+    if not (hasattr(vae, "encode") and isinstance(x, Tensor)) or hasattr(vae, "codebook"):
+        return False
+    takes = getattr(getattr(vae.likelihood, "network", None), "in_shape", None)
+    return takes == tuple(next(encoded(vae, x[:1])).event_shape)
+
+
+def require_one_vector(vae: Model, x: Data, what: str) -> None:
+    """Refuse a model that is no such.
+
+    Args:
+        vae: the model.
+        x: data as its programs take them, at least one.
+        what: what is refused.
+
+    Raises:
+        ValueError: that tells what the model should be.
+    """
+    if not has_one_vector(vae, x):
+        raise ValueError(
+            f"{what} is of a model of one vector z, p(z) p(x | z) with q(z | x), which {type(vae).__name__} is not: "
+            f"leave it out, and see the run's metrics and figures"
+        )
