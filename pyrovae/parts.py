@@ -13,7 +13,7 @@ from pyrovae.encoders import DiagonalNormal
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.model import Model
-from pyrovae.networks import Network
+from pyrovae.networks import MLP, Network
 from pyrovae.networks.network import Shape, as_shape
 from pyrovae.priors.prior import Prior
 from pyrovae.rng import isolated
@@ -64,17 +64,26 @@ class Parts:
     def encoder(self, given: Shape | None = None, latent_dim: int | None = None) -> Encoder:
         """q(z | x), for x of the shape `given`, z of D dimensions."""
         x, d = given or self.shape, latent_dim or self.latent_dim
-        make = lambda outputs: self.encoder_network(x, outputs(d))  # noqa: E731
+        make = lambda outputs: self._network(self.encoder_network, x, outputs(d))  # noqa: E731
         return self.started("encoder", lambda: self.make_encoder(make))
 
     def layer(self, given: Shape, latent_dim: int) -> DiagonalNormal:
         """p(z | z'), a diagonal normal, for z' of the shape `given`."""
-        make = lambda outputs: self.decoder_network(given, outputs(latent_dim))  # noqa: E731
+        make = lambda outputs: self._network(self.decoder_network, given, outputs(latent_dim))  # noqa: E731
         return self.started("layer", lambda: DiagonalNormal(make))
 
     def network(self, given: Shape, out: Shape) -> Network:
         """A network of the encoder's kind."""
-        return self.started("network", lambda: self.encoder_network(given, out))
+        return self.started("network", lambda: self._network(self.encoder_network, given, out))
+
+    def _network(self, kind: Callable[[Shape, Shape], Network], given: Shape, out: Shape) -> Network:
+        """A network of this kind; between latent variables an `MLP`, where the kind is of images alone."""
+        try:
+            return kind(given, out)
+        except ValueError:  # of options that are wrong for images, too, the networks of x tell
+            if as_shape(given) == self.shape or len(as_shape(given)) > 2:
+                raise
+            return MLP(given, out)
 
     def started(self, name: str, make: Callable[[], nn.Module]) -> nn.Module:
         """What `make` makes, from a random stream of its own, which only the name and how often it came before tell."""

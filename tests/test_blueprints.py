@@ -109,3 +109,20 @@ def test_parts_start_alike_whatever_else_the_model_has():
     third = [p for p in twin.encoders[2].parameters() if p.shape in shapes and p.dim() > 1]
     assert third
     assert not any(torch.equal(a, b) for a, b in zip(third, twin.encoders[1].parameters(), strict=False))
+
+
+@pytest.mark.parametrize("name", ["HierarchicalVAE", "LadderVAE", "TwoLevelVAE", "ConditionalVAE"])
+def test_images_may_go_through_convolutions_with_layers_of_vectors_above(name, tmp_path):
+    images = ["--encoder_network", "Conv", "--decoder_network", "ConvTranspose", "--model", name]
+    learned = ["--model.learned_prior", "true"] if name == "ConditionalVAE" else []
+    options, folder, _ = runs.parse([*images, *learned, "--epochs", "1", "--out", str(tmp_path / "run")])
+    kinds = {type(part).__name__ for part in runs.train(options, folder).vae.modules()}
+    assert kinds >= {"Conv", "ConvTranspose", "MLP"}
+
+
+def test_what_is_no_image_does_not_go_through_convolutions(tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b\n" + "1.0,2.0\n" * 20)
+    options, _, _ = runs.parse(["--data", str(rows), "--likelihood", "Normal", "--encoder_network", "Conv"])
+    with pytest.raises(ValueError, match="a convolutional network needs an image"):
+        runs.prepare(options)
