@@ -267,7 +267,7 @@ def _cost(run: runs.Run, cell: Cell) -> dict[str, float]:
     each = decoder_evaluations(objective, run.vae, x)
     rows = _snr(run.vae, x, "", lambda num_particles: objective, [objective.num_particles], options.seed)
     return {
-        "decoder_evaluations": each * len(run.dataset.train) * len(run.history),
+        "decoder_evaluations": each * len(columns(run.dataset.train)[0]) * len(run.history),
         **{f"snr_{row['block']}": row["snr"] for row in rows},
     }
 
@@ -323,7 +323,7 @@ def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | Non
             vae.check(dataset.test, name="test")
             fit(vae, dataset.train, dataset.valid, progress=False, **runs.taken(fit, {**arguments, "epochs": 0}))
             if require(vae, arguments["objective"], dataset.test).at_a_point:
-                raise ValueError("a Delta posterior has neither an ELBO nor log p(x) to compare: leave it out")
+                raise ValueError("its q(z | x) has no density, so neither ELBO nor log p(x) to compare: leave it out")
             each = decoder_evaluations(arguments["objective"], vae, dataset.test[:2]) * len(columns(dataset.train)[0])
         except ValueError as error:
             raise ValueError(f"entry '{name}': {error}") from error

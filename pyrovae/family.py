@@ -94,7 +94,7 @@ _OWN = ("accuracy", "perplexity", "dead_codes", "discriminator_accuracy")  # of 
 def trained(
     shared: Iterable[str], names: Iterable[str], folder: Path
 ) -> Iterator[tuple[str, runs.Run, dict[str, Any]]]:
-    """Each member by name as a run with its metrics: trained, scored and drawn, unless its folder keeps that already.
+    """Each member by name as a run with its metrics: trained, scored and drawn, unless its folder keeps that already, of as many epochs.
 
     Args:
         shared: options that all have.
@@ -113,9 +113,15 @@ def trained(
             arguments.append("--resume")
         options, _, resume = runs.parse(arguments)
         run = runs.train(options, place, resume)
-        if not (place / runs.METRICS).exists():
+        if _scored(place).get("epochs") != len(run.history):
             runs.report(run, place, options.num_samples)
-        yield name, run, with_nan(json.loads((place / runs.METRICS).read_text())) | {"largest_step": largest_step(run)}
+        yield name, run, _scored(place) | {"largest_step": largest_step(run)}
+
+
+def _scored(place: Path) -> dict[str, Any]:
+    """The metrics that a folder keeps, if it does."""
+    path = place / runs.METRICS
+    return with_nan(json.loads(path.read_text())) if path.exists() else {}
 
 
 def table(metrics: Mapping[str, dict[str, Any]]) -> tuple[pd.DataFrame, str]:
@@ -152,7 +158,8 @@ def largest_step(run: runs.Run, pairs: int = 100, steps: int = 50) -> float:
     """
     if not has_one_vector(run.vae, run.dataset.test):
         return math.nan
-    x = columns(run.dataset.test)[0][: 2 * pairs].to(next(run.vae.parameters()))
+    x = columns(run.dataset.test)[0]
+    x = x[: 2 * min(pairs, len(x) // 2)].to(next(run.vae.parameters()))
     with isolated(0, "largest step"):
         start, end = _codes(run.vae, x).unflatten(0, (-1, 2)).unbind(1)  # (P, D) each
     t = torch.linspace(0, 1, steps + 1).to(x)[:, None, None]

@@ -666,6 +666,16 @@ def test_a_budget_of_decoder_evaluations_buys_fewer_epochs_of_more_draws(tmp_pat
     assert [(cell["epochs"], cell["decoder_evaluations"]) for cell in kept] == [(n, 8 * TRAIN_SIZE) for n in (8, 1)]
 
 
+def test_decoder_evaluations_count_data_of_which_labels_are_known_too(tmp_path):
+    semi = "semi: --model M2 --model.labelled 20 --objective.gradient Enumerate"
+    chosen = parse(tmp_path, "--data", "digits", "--epochs", "1", "--seeds", "0", "--entries", semi)
+    comparison.run(chosen)
+    [cell] = chosen.cells()
+    train = len(runs.load(cell.folder).dataset.train[0])
+    kept = json.loads((cell.folder / "scores.json").read_text())
+    assert kept["decoder_evaluations"] % train == 0
+
+
 def test_a_budget_in_seconds_ends_training(tmp_path):
     chosen = parse(tmp_path, "--max_seconds", "0.05", "--seeds", "0", "--entries", "ELBO:")
     comparison.run(chosen)

@@ -51,6 +51,10 @@ def test_the_script_compares_and_goes_on(tmp_path):
     assert code == 0, err
     assert again == out
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
+    longer = ["family.py", "--members", "VAE", "--epochs", "2", "--out", "side by side", *FAST]
+    code, _, err = run_script(tmp_path, *longer)
+    assert code == 0, err
+    assert json.loads((folder / "VAE" / "metrics.json").read_text())["epochs"] == 2  # not those of one epoch
     code, _, err = run_script(tmp_path, "family.py", "--members", "VEA")
     assert code == 2
     assert "there is no member called 'VEA'" in err
@@ -80,6 +84,8 @@ def test_the_largest_step_is_that_of_the_means(jump, expected):
     x = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).repeat(10, 1)  # each way from -1 to 1, by way of 0
     run = runs.Run(vae, data.Dataset(x, x, x, None, None), None, None)
     found = family.largest_step(run, pairs=10, steps=50)
+    odd = run._replace(dataset=data.Dataset(x, x, x[:19], None, None))
+    assert family.largest_step(odd, pairs=10, steps=50) == pytest.approx(found)
     small = 2 / 50
     large = (small**2 + jump**2) ** 0.5
     assert found == pytest.approx(large / ((49 * small + large) / 50), rel=1e-3)
