@@ -94,7 +94,7 @@ _OWN = ("accuracy", "perplexity", "dead_codes", "discriminator_accuracy")  # of 
 def trained(
     shared: Iterable[str], names: Iterable[str], folder: Path
 ) -> Iterator[tuple[str, runs.Run, dict[str, Any]]]:
-    """Each member by name as a run with its metrics: trained, scored and drawn, unless its folder keeps that already, of as many epochs.
+    """Each member by name as a run with its metrics: trained, scored and drawn, unless its folder keeps all that.
 
     Args:
         shared: options that all have.
@@ -200,8 +200,10 @@ def figures(members: Mapping[str, runs.Run], seed: int) -> Iterator[tuple[str, F
             except ValueError:  # there is no p(z)
                 continue
     yield "reconstructions", family_plots.montage(rebuilt, "Means of p(x | z), z ~ q(z | x)")
-    yield "paths", family_plots.montage(paths, "Straight paths between the codes of two data")
-    yield "samples", family_plots.montage(drawn, "Means of p(x | z), z ~ p(z)")
+    if paths:
+        yield "paths", family_plots.montage(paths, "Straight paths between the codes of two data")
+    if drawn:
+        yield "samples", family_plots.montage(drawn, "Means of p(x | z), z ~ p(z)")
 
 
 def _codes(vae: Model, x: Tensor) -> Tensor:
@@ -211,6 +213,6 @@ def _codes(vae: Model, x: Tensor) -> Tensor:
 
 def _paths(vae: Model, x: Tensor) -> Iterator[Tensor]:
     """Decoded ways between two pairs of codes, `(12, C, H, W)` each."""
-    codes = _codes(vae, x)
+    codes, n = _codes(vae, x), len(x)  # of few data the first are told again
     for start, end in ((0, 3), (1, 6)):
-        yield vae.likelihood(torch.lerp(codes[start], codes[end], torch.linspace(0, 1, 12).to(x)[:, None])).mean
+        yield vae.likelihood(torch.lerp(codes[start % n], codes[end % n], torch.linspace(0, 1, 12).to(x)[:, None])).mean

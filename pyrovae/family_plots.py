@@ -13,7 +13,7 @@ __all__ = ["accuracies", "bars", "clouds", "montage", "posteriors", "usage"]
 
 @_styled
 def montage(rows: Mapping[str, Tensor], title: str, lines: Mapping[str, int] | None = None) -> Figure:
-    """Rows of images, each with its name; all rows as long as each other.
+    """Rows of images, each with its name; one that is shorter than others ends in white.
 
     Args:
         rows: by name, images `(n, C, H, W)`.
@@ -25,7 +25,10 @@ def montage(rows: Mapping[str, Tensor], title: str, lines: Mapping[str, int] | N
         >>> figure.axes[0].get_title()
         'A title'
     """
-    images = torch.stack([row.detach().cpu() for row in rows.values()])  # (rows, n, C, H, W)
+    each = [row.detach().cpu().float() for row in rows.values()]
+    longest = max(map(len, each))
+    white = [row.new_full((longest - len(row), *row.shape[1:]), torch.nan) for row in each]
+    images = torch.stack([torch.cat(row) for row in zip(each, white, strict=True)])  # (rows, n, C, H, W)
     names = 0.2 * max(map(len, rows))
     width = names + _TILE * images.shape[1]
     figure = Figure(figsize=(max(width, 0.14 * len(title)), 0.8 + _TILE * len(rows)), layout="constrained")

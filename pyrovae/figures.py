@@ -126,10 +126,10 @@ def _(vae: Autoencoder, data: tuple[Tensor, ...], labels: Tensor | None, seed: i
     rows["of what is corrupted"] = vae.reconstruct(corrupted)
     if isinstance(vae.corruption, nn.Identity):
         rows = {name: row for name, row in rows.items() if "data" in name or "f(x)" in name}
-    ends = zip(codes[:3], codes[3:6], strict=True)
-    for number, (start, end) in enumerate(ends, 1):
+    pairs = min(3, len(codes) // 2)
+    for number, (start, end) in enumerate(zip(codes[:pairs], codes[pairs : 2 * pairs], strict=True), 1):
         path = torch.lerp(start, end, torch.linspace(0, 1, 12).to(x).unsqueeze(1))
-        rows[f"from datum {number} to {number + 3}"] = vae.likelihood(path).mean
+        rows[f"from datum {number} to {number + pairs}"] = vae.likelihood(path).mean
     # There is no p(z); the normal that is nearest to the codes shows what lies between them.
     scale = torch.linalg.cholesky(codes.T.cov() + 1e-6 * torch.eye(codes.shape[1]).to(codes))
     z = codes.mean(0) + torch.randn(24, codes.shape[1]).to(codes) @ scale.T
@@ -275,6 +275,8 @@ def _plane(means: Tensor, deviations: Tensor) -> tuple[Tensor, tuple[str, str]]:
         return means, ("$z_1$", "$z_2$")
     if means.shape[1] == 1:
         return torch.cat([means, deviations], 1), ("mean of q(z | x)", "its standard deviation")
+    if torch.equal(means, means[:1].expand_as(means)):  # all alike, which have no direction
+        return means[:, :2], ("$z_1$", "$z_2$")
     from sklearn.decomposition import PCA  # which takes a second
 
     pca = PCA(2, random_state=0)

@@ -167,8 +167,8 @@ def fit(
         schedule = None if scheduler is None else scheduler(optim)
         if (patience or isinstance(schedule, ReduceLROnPlateau)) and at_a_point:
             raise ValueError(
-                "early stopping and ReduceLROnPlateau watch the ELBO, and there is none, as q(z | x) has no density: leave "
-                "out patience and the scheduler"
+                "early stopping and ReduceLROnPlateau watch the ELBO, and there is none, as q(z | x) has no density: "
+                "leave out patience and the scheduler"
             )
         if getattr(schedule, "mode", "min") == "max":
             raise ValueError("ReduceLROnPlateau watches a loss, minus the validation ELBO: leave its mode at 'min'")

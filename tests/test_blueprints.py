@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pyrovae import blueprints, data, models, runs
+from pyrovae.figures import draw
 
 SMALL = [
     "--optimizer.lr",
@@ -71,6 +73,14 @@ def test_a_run_of_every_model(name, tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(run.vae.parameters(), again.vae.parameters(), strict=True))
     rescored = runs.score(again, choices.num_samples, 0)
     assert str(rescored) == str(metrics)  # NaN, which is like no number, included
+
+
+@pytest.mark.parametrize("name", ["Autoencoder", "VQVAE"])
+def test_few_test_data_are_drawn_too(name, tmp_path):
+    options, _, _ = runs.parse([*SMALL, "--model", name, *OPTIONS[name], "--out", str(tmp_path)])
+    vae, dataset, _ = runs.prepare(options)
+    few = replace(dataset, test=dataset.test[:5], labels=None)
+    assert {figure for figure, _ in draw(vae.eval(), few, [])} >= FIGURES[name]
 
 
 def test_a_run_of_quadrants_is_of_the_hidden_pixels(tmp_path, monkeypatch):

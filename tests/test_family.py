@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,3 +92,11 @@ def test_the_largest_step_is_that_of_the_means(jump, expected):
     assert found == pytest.approx(large / ((49 * small + large) / 50), rel=1e-3)
     if expected:
         assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("autoencoder", {"paths"}), ("two layers", {"samples"})])
+def test_a_member_alone_has_the_figures_that_there_are_for_it(name, drawn, tmp_path):
+    options, *_ = runs.parse([*FAST, *shlex.split(family.MEMBERS[name].options), "--out", str(tmp_path)])
+    vae, dataset, _ = runs.prepare(options)
+    run = runs.Run(vae, replace(dataset, test=dataset.test[:5]), [], options)
+    assert {figure for figure, _ in family.figures({name: run}, seed=0)} == {"reconstructions", *drawn}
