@@ -127,11 +127,15 @@ class AdversarialVB(Model):
     @torch.no_grad()
     def own_numbers(self, x: Tensor, *given: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """`estimated_kl`, E_q[T + log r - log p(z)]; `discriminator_accuracy`, 1/2 for q = r; log p(x) by `ais`."""
-        q = self.encode(x)
-        z = q.sample((100,))
+        kl, ratios = [], []
+        for part in x.split(100):
+            z = (q := self.encode(part)).sample((100,))  # (100, B, D)
+            kl.append(q.log_prob(z) - self.prior().log_prob(z))
+            ratios.append(self.log_ratios(part, z))
+        of_q, of_r = (torch.cat(t, 1) for t in zip(*ratios, strict=True))
         return {
-            "estimated_kl": (q.log_prob(z) - self.prior().log_prob(z)).mean().item(),
-            "discriminator_accuracy": accuracy(*self.log_ratios(x, z)).item(),
+            "estimated_kl": torch.cat(kl, 1).mean().item(),
+            "discriminator_accuracy": accuracy(of_q, of_r).item(),
             **annealed(self, x),
         }
 

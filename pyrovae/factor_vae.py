@@ -86,8 +86,13 @@ class FactorVAE(Regularised):
         """The KL, and the total correlation as the discriminator tells it, `(K, B)` each, and their weights."""
         z = self._z(densities)
         self._see(z)
-        log_ratio = held(self.discriminator, z).squeeze(-1)
-        return {"kl": (1.0, densities.kl), "total_correlation": (self.gamma, log_ratio)}
+        log_ratio = held(self.discriminator, z)
+        if log_ratio.shape != (*z.shape[:-1], 1):
+            raise ValueError(
+                f"the discriminator gives {tuple(log_ratio.shape)} for z of shape {tuple(z.shape)}, but should one "
+                f"number for each: give networks.MLP({z.shape[-1]}, 1)"
+            )
+        return {"kl": (1.0, densities.kl), "total_correlation": (self.gamma, log_ratio.squeeze(-1))}
 
     def _z(self, densities: LogDensities) -> Tensor:
         """The draws, `(K, B, D)`."""

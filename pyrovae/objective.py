@@ -214,7 +214,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
     def trouble(self, fn: TorchDistributionMixin) -> str | None:
         """Why the bound is not for a guide's site of this distribution, and what is, if it is not."""
         if is_point(fn):
-            return "has no density, so its draws have no weights: use objectives.ELBO, which is then log p(x, z)"
+            return "has no density, so its draws have no weights: use objectives.ELBO, which needs none"
         return None
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:

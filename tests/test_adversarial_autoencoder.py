@@ -122,3 +122,14 @@ def test_parts_that_do_not_fit_are_refused():
         AdversarialAutoencoder(prior, likelihood, encoder, MLP(2, 2))
     with pytest.raises(ValueError, match=r"the encoder gives \(3,\), but should \(2,\)"):
         AdversarialAutoencoder(prior, likelihood, encoders.Delta(networks.MLP(5, 3)), MLP(2, 1))
+
+
+def test_numbers_of_its_own_are_told_of_some_data_at_a_time(monkeypatch):
+    seen = []
+    vae = build()
+    hook = vae.discriminator.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape[1]))
+    monkeypatch.setattr("pyrovae.adversarial_autoencoder.annealed", lambda *of: {})
+    found = vae.own_numbers(square(250))
+    hook.remove()
+    assert max(seen) <= 100
+    assert 0 <= found["discriminator_accuracy"] <= 1

@@ -236,5 +236,5 @@ def test_parts_that_do_not_fit_are_refused():
         LadderVAE(prior, [linear((1, 1), 1.0, 0.0, 1.0)], likelihood, [nn.Identity()], [two, two])
     ladder = chain(LadderVAE)
     ladder.decoders[0] = encoders.FullRankNormal(lambda n: networks.MLP(1, n(1)).double())
-    with pytest.raises(ValueError, match="a ladder multiplies diagonal normals"):
+    with pytest.raises(ValueError, match="a product is of diagonal normals"):
         ladder.guide(torch.zeros(2, 3).double())

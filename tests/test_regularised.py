@@ -492,3 +492,15 @@ def test_total_correlation_falls_below_that_of_the_elbo_on_digits(digits):
 def test_the_mmd_falls_below_that_without_its_penalty_on_digits(pair, digits):
     without, found = (trained(o, digits) for o in pair)
     assert found["mmd"] < 0.2 * without["mmd"]
+
+
+def test_a_discriminator_of_several_numbers_is_refused():
+    torch.manual_seed(0)
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Normal(networks.MLP(2, 5)),
+        encoders.DiagonalNormal(networks.MLP(5, 4)),
+    )
+    objective = E.FactorVAE(discriminator=torch.nn.Linear(2, 2))  # which does not say of what shape
+    with pytest.raises(ValueError, match=r"the discriminator gives \(1, 9, 2\) .* but should one number for each"):
+        objective.loss(vae.model, vae.guide, torch.zeros(9, 5))
