@@ -104,7 +104,7 @@ def product(p: TorchDistribution, q: TorchDistribution) -> TorchDistribution:
     (p_z, p_n), (q_z, q_n) = base(p), base(q)
     if not (isinstance(p_z, dist.Normal) and isinstance(q_z, dist.Normal) and p_n == q_n == 1):
         raise ValueError(
-            f"a product is of diagonal normals, as encoders.DiagonalNormal gives them, not of {family(p)} and {family(q)}"
+            f"a product is of diagonal normals, as of encoders.DiagonalNormal, not of {family(p)} and {family(q)}"
         )
     a, b = p_z.scale.pow(-2), q_z.scale.pow(-2)
     return normal.Normal((a * p_z.loc + b * q_z.loc) / (a + b), (a + b).rsqrt()).to_event(1)
