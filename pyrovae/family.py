@@ -70,7 +70,11 @@ MEMBERS = {
     "M2, 100 labels": Member(
         "--model M2 --objective.gradient Enumerate", lacking={"active units": "q(z | x) is a mixture over y"}
     ),
-    "VQ-VAE": Member("--model VQVAE", lacking={"active units": _NO_VECTOR}),
+    "VQ-VAE": Member(
+        "--model VQVAE",
+        {"log p(x)": "by 100 draws of a q(c | x) that is spread over codes"},
+        {"active units": _NO_VECTOR},
+    ),
     "deep Markov": Member(
         "--model DeepMarkovModel --latent_dim 16 --objective.num_particles 4 --objective.beta Linear "
         "--objective.beta.steps 400 --optimizer.lr 5e-3",
