@@ -22,6 +22,7 @@ def columns(data: Data) -> tuple[Tensor, ...]:
         ValueError: if they are no tensors with a row for each datum, or not of the same data.
 
     Example:
+        >>> import torch
         >>> [len(t) for t in columns((torch.zeros(3, 5), torch.ones(3)))]
         [3, 3]
     """

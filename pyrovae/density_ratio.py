@@ -62,7 +62,8 @@ def annealed(vae: Model, x: Tensor, num_data: int = 300, num_temperatures: int =
         >>> model = LinearGaussian(latent_dim=2, data_dim=5)
         >>> x = model.sample(50)
         >>> found = annealed(model.vae, x)
-        >>> abs(found["annealed_log_likelihood"] - model.log_likelihood(x).mean().item()) < 0.05
+        >>> error = found["annealed_log_likelihood"] - model.log_likelihood(x).mean().item()
+        >>> abs(error) < 4 * found["annealed_log_likelihood_std_error"]
         True
     """
     found = ais(vae, x[:num_data], num_chains=8, num_temperatures=num_temperatures)

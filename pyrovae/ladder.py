@@ -35,6 +35,7 @@ class LadderVAE(Layers):
         Sonderby et al. (2016), Ladder variational autoencoders, https://arxiv.org/abs/1602.02282
 
     Example:
+        >>> import torch
         >>> from pyrovae import encoders, likelihoods, networks, priors
         >>> vae = LadderVAE(
         ...     prior=priors.StandardNormal(2),
@@ -97,6 +98,7 @@ def product(p: TorchDistribution, q: TorchDistribution) -> TorchDistribution:
         ValueError: if one of them is no diagonal normal.
 
     Example:
+        >>> import torch
         >>> p, q = (normal.Normal(torch.tensor([m]), torch.tensor([1.0])).to_event(1) for m in (0.0, 2.0))
         >>> product(p, q).mean, product(p, q).variance
         (tensor([1.]), tensor([0.5000]))
