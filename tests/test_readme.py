@@ -100,7 +100,7 @@ def test_the_commands_are_understood(tmp_path, monkeypatch):
     (tmp_path / "mypackage.py").write_text("from pyrovae.priors import StandardNormal as MyPrior\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     commands = re.findall(r"^\.venv/bin/python scripts/train\.py(.*)$", README, re.MULTILINE)
-    assert len(commands) == 24
+    assert len(commands) == 25
     for command in commands:
         if "--resume" not in command:  # that is tested with a run to resume
             runs.parse(shlex.split(command))
