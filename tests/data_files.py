@@ -6,6 +6,8 @@ import struct
 import numpy as np
 import torch
 
+from pyrovae import data
+
 LEVEL = 1e-3  # of the statistical tests, each with a fixed seed
 PARTS = ("train", "valid", "test")
 IDX = {  # for each part the files of images and of labels
@@ -59,3 +61,11 @@ def sha256(dataset):
         digest.update(repr(tuple(x.shape)).encode())
         digest.update(np.array(x.tolist(), np.float32).tobytes())
     return digest.hexdigest()[:16]
+
+
+def write_few_digits(path):
+    """600 digits to train on and 30 to validate and test on each, with their classes."""
+    digits = data.load("digits")
+    parts = {"train": digits.train[:600], "valid": digits.valid[:30], "test": digits.test[:30]}
+    classes = {f"{name}_labels": getattr(digits.labels, name)[: len(x)] for name, x in parts.items()}
+    np.savez(path, **{name: t.numpy() for name, t in (parts | classes).items()})

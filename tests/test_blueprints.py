@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from data_files import write_few_digits
 
 from pyrovae import blueprints, data, models, runs
 from pyrovae.figures import draw
@@ -24,7 +25,7 @@ OPTIONS = {  # beside --model, for what is not the default
     "MixtureVAE": ["--prior", "MixtureOfNormals", "--prior.components", "5", "--objective.gradient", "Enumerate"],
     "M2": ["--model.labelled", "50", "--objective.gradient", "Enumerate"],
     "TwoLevelVAE": ["--model.lower_dim", "5", "--prior", "VampPrior", "--prior.components", "9"],
-    "AdversarialVB": ["--optimizer.lr", "1e-2"],
+    "AdversarialVB": ["--encoder_lr", "1e-3"],
     "Autoencoder": ["--model.corruption", "Masking", "--model.corruption.probability", "0.2"],
     "DeepMarkovModel": ["--model.hidden", "9", "--model.transition", "8", "--encoder", "IAF"],
     "HierarchicalVAE": ["--model.latent_dims", "[5, 4, 3]"],
@@ -57,7 +58,9 @@ def test_every_model_has_a_blueprint():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_of_every_model(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    choices, folder, resume = runs.parse([*SMALL, "--epochs", "2", "--model", name, *OPTIONS.get(name, [])])
+    write_few_digits(tmp_path / "few.npz")
+    arguments = [*SMALL, "--data", "few.npz", "--epochs", "2", "--model", name, *OPTIONS.get(name, [])]
+    choices, folder, resume = runs.parse(arguments)
     run = runs.train(choices, folder, resume)
     assert type(run.vae).__name__ == name
     assert run.history["reconstruction"][1] > run.history["reconstruction"][0]
