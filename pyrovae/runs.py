@@ -22,6 +22,7 @@ from pyrovae import blueprints, evaluation
 from pyrovae.bits import NO_PROBABILITY, bits_per_dimension, log_cell
 from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.columns import columns, moved
+from pyrovae.conditional_vae import ConditionalVAE
 from pyrovae.data import NAMES, Binarize, Dataset
 from pyrovae.data import load as load_data
 from pyrovae.encoders import DiagonalNormal
@@ -42,6 +43,8 @@ from pyrovae.training import History, _checked, fit
 
 __all__ = ["Run", "build", "load", "parse", "parser", "report", "score", "summary", "train"]
 
+# Numbers of few models, told with the others.
+OWN = ("accuracy", "perplexity", "dead_codes", "estimated_kl", "discriminator_accuracy", "annealed_log_likelihood")
 CONFIG, CHECKPOINT, HISTORY, METRICS = "config.yaml", "checkpoint.pt", "history.csv", "metrics.json"
 
 
@@ -206,6 +209,7 @@ def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | Non
         metrics["bits_per_dimension"] = bits_per_dimension(metrics["log_likelihood"] + log_volume, shape)
     return {
         **metrics,
+        "log_likelihood_of": "p(x | y)" if isinstance(run.vae, ConditionalVAE) else "p(x)",
         "evaluated_on": "test",
         "seed": seed,
         "epochs": len(run.history),
@@ -323,10 +327,11 @@ def summary(metrics: dict) -> str:
         lines = [
             f"test ELBO     {metrics['elbo']:9.3f} nats (Monte Carlo error {metrics['elbo_std_error']:.3f})",
             f"  reconstruction {metrics['reconstruction']:6.3f}, KL {metrics['kl']:.3f}",
-            f"test log p(x) {metrics['log_likelihood']:9.3f} nats (Monte Carlo error "
+            f"test log {metrics['log_likelihood_of']} {metrics['log_likelihood']:9.3f} nats (Monte Carlo error "
             f"{metrics['log_likelihood_std_error']:.3f}, K = {metrics['num_samples']})",
             told,
         ]
     if metrics["active_units"] is not None:
         lines.append(f"active units  {metrics['active_units']:5d}")
+    lines += [f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in OWN if name in metrics]
     return "\n".join([*lines, f"trained {metrics['epochs']} epochs in {metrics['seconds']:.1f} s"])

@@ -71,6 +71,7 @@ def test_a_run_of_every_model(name, tmp_path, monkeypatch):
     assert drawn >= FIGURES[name] | {"training_curves"}
     assert "trained 2 epochs" in runs.summary(metrics)
     assert (name in POINTS) == ("no bound on log p(x)" in runs.summary(metrics))
+    assert (name == "M2") == ("accuracy 0." in runs.summary(metrics).replace("discriminator accuracy", ""))
     json.loads((folder / "metrics.json").read_text())
     again = runs.load(folder)
     assert all(torch.equal(a, b) for a, b in zip(run.vae.parameters(), again.vae.parameters(), strict=True))
@@ -94,6 +95,7 @@ def test_a_run_of_quadrants_is_of_the_hidden_pixels(tmp_path, monkeypatch):
     metrics = runs.report(run, folder, choices.num_samples)
     assert run.dataset.test[0].shape == run.dataset.test[1].shape == (300, 1, 32)
     assert metrics["bits_per_dimension"] == pytest.approx(-metrics["log_likelihood"] / 32 / math.log(2))
+    assert "test log p(x | y)" in runs.summary(metrics)
     assert (folder / "figures" / "completions.png").exists()
 
 
