@@ -61,7 +61,12 @@ class Layers(Model):
             x: data, `(B, *event)`.
             kind: the mean or a draw of p(x | z_1).
             layer: l, from 1 to L.
+
+        Raises:
+            ValueError: if there is no such layer.
         """
+        if not 1 <= layer <= len(self.latents):
+            raise ValueError(f"layers are from 1 to {len(self.latents)}, and there is no layer {layer}")
         with ModuleParameters():  # past Pyro's store
             z = pyro.poutine.trace(self.guide).get_trace(x).nodes[f"z{layer}"]["value"]
         for decoder in reversed(self.decoders[: layer - 1]):

@@ -104,6 +104,8 @@ class TwoLevelVAE(Model):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, kind: Kind = "mean", layer: int = 1) -> Tensor:
         """Draw z2, and z1 too where layer = 1, from q(z | x), else z1 ~ p(z1 | z2): mean or draw of p(x | z1, z2)."""
+        if layer not in (1, 2):
+            raise ValueError(f"layers are 1 and 2, and there is no layer {layer}")
         z2 = self.encode(x).sample()
         z1 = self.lower_encoder(self.x_and_z2(x, z2)) if layer == 1 else self.decoder(z2)
         return drawn(self.likelihood(self.z1_and_z2(z1.sample(), z2)), kind)

@@ -6,7 +6,7 @@ import itertools
 import pyro
 import pytest
 import torch
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
 from torch import nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
@@ -136,6 +136,20 @@ OF_ONE_SITE = ("BetaTCVAE", "FactorVAE")
 def test_independence_of_elements_is_for_one_site(name, vae):
     with pytest.raises(ValueError, match=r"one latent site .*'z1', 'z2': use objectives\.InfoVAE"):
         fit(vae, vae.sample(4), objective=getattr(objectives, name)(), progress=False)
+
+
+def test_what_is_rebuilt_from_a_layer_has_the_posteriors_mean(vae):
+    """E[W z1 + B | x], z1 of the guide, or of the model below a z2 of the guide."""
+    x = torch.tensor([[1.5, -1.0, 0.8]]).double()
+    covariance = (A**2 + S1**2) * W[:, None] * W + SX**2 * torch.eye(3).double()
+    told = torch.linalg.solve(covariance, x[0] - B) @ W
+    torch.manual_seed(0)
+    for layer, z1 in ((1, (A**2 + S1**2) * told), (2, A * A * told)):  # E[z1 | x], A E[z2 | x]
+        found = vae.reconstruct(x.expand(20_000, 3), layer=layer)
+        z = (found.mean(0) - (W * z1 + B)) / (found.std(0) / 20_000**0.5)
+        assert 2 * norm.sf(z.abs().max().item()) > LEVEL
+    with pytest.raises(ValueError, match="layers are from 1 to 2, and there is no layer 3"):
+        vae.reconstruct(x, layer=3)
 
 
 @pytest.mark.parametrize("name", [name for name in objectives.__all__ if name not in OF_ONE_SITE])

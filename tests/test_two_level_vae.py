@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from scipy.stats import norm
 from torch.distributions import MultivariateNormal, Normal
 
 from pyrovae import data, encoders, evaluation, fit, likelihoods, networks, objectives, priors
 from pyrovae.scale import unconstrained
 from pyrovae.two_level_vae import TwoLevelVAE
 
+LEVEL = 1e-3  # of the statistical tests, each with a fixed seed
 # z2 ~ N(0, 1), z1 ~ N(A z2, S1^2), x ~ N(W z1 + V z2, S^2)
 A, S1, S = 0.8, 0.6, 0.9
 W, V = torch.tensor([1.0, -0.5, 0.7]).double(), torch.tensor([0.2, 0.4, -0.3]).double()
@@ -56,6 +58,21 @@ def test_with_the_exact_posterior_every_draw_weighs_the_evidence():
     top = (q.mean.square() + q.variance - 1 - q.variance.log()).sum(-1) / 2
     assert (layers["z2"] - top).abs().max() < 0.1
     assert layers["z1"].min() > -0.05
+
+
+def test_what_is_rebuilt_from_a_level_has_the_posteriors_mean():
+    vae, x = gaussian(), torch.tensor([[1.5, -1.0, 0.8]]).double()
+    mean = A * W + V  # of x given z2 = 1
+    covariance = torch.outer(mean, mean) + S1**2 * torch.outer(W, W) + S**2 * torch.eye(3).double()
+    told = torch.linalg.solve(covariance, x[0])
+    z2, z1 = mean @ told, (A * mean + S1**2 * W) @ told  # E[z2 | x], E[z1 | x], by Cov(z, x)
+    torch.manual_seed(0)
+    for layer, expected in ((1, W * z1 + V * z2), (2, mean * z2)):
+        found = vae.reconstruct(x.expand(20_000, 3), layer=layer)
+        z = (found.mean(0) - expected) / (found.std(0) / 20_000**0.5)
+        assert 2 * norm.sf(z.abs().max().item()) > LEVEL
+    with pytest.raises(ValueError, match="there is no layer 3"):
+        vae.reconstruct(x, layer=3)
 
 
 def test_with_a_vampprior_the_top_is_a_mixture_of_posteriors():
