@@ -1,0 +1,8 @@
+"""Tasks: what a run is used for, each a function of the run, whose arguments are the options of `scripts/apply.py`."""
+
+from pyrovae.tasks.denoise import denoise
+from pyrovae.tasks.task import Result, write
+
+__all__ = ["TASKS", "Result", "write"]
+
+TASKS = {"denoise": denoise}  # by the name on the command line

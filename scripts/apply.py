@@ -1,0 +1,30 @@
+"""Put a run to use: `python scripts/apply.py RUN TASK`, as `python scripts/apply.py runs/digits denoise --seed 1`.
+
+Numbers, figures and files are kept in the folder RUN/TASK. `python scripts/apply.py RUN TASK --help` lists the task's
+options.
+"""
+
+from pathlib import Path
+
+from pyrovae import options, runs, tasks
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = options.Parser(description=__doc__)
+    parser.add_argument("run", type=str, help="folder of the run")
+    commands = parser.add_subcommands(dest="task")
+    for name, task in tasks.TASKS.items():
+        command = options.Parser(description=task.__doc__.partition("\n")[0])
+        command.add_function_arguments(task, as_group=False, skip={"run"})
+        commands.add_subcommand(name, command, help=task.__doc__.partition("\n")[0])
+    chosen = parser.parse_args(arguments)
+    choices = parser.instantiate(chosen)[chosen.task]
+    run, folder = runs.load(chosen.run), Path(chosen.run) / chosen.task
+    result = tasks.TASKS[chosen.task](run, **vars(choices))
+    tasks.write(result, folder)
+    print(f"{result.summary}\nkept in {folder}")
+
+
+if __name__ == "__main__":
+    options.command(main, "the same command starts again")
