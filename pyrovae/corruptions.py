@@ -15,6 +15,10 @@ class Corruption(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Corrupted data, of the same shape."""
 
+    def extra_repr(self) -> str:
+        """How much, in its representation."""
+        return ", ".join(f"{name}={value}" for name, value in vars(self).items() if isinstance(value, float))
+
 
 class GaussianNoise(Corruption):
     """c(x) = x + scale eps, eps ~ N(0, I).

@@ -29,7 +29,7 @@ def montage(rows: Mapping[str, Tensor], title: str, lines: Mapping[str, int] | N
     longest = max(map(len, each))
     white = [row.new_full((longest - len(row), *row.shape[1:]), torch.nan) for row in each]
     images = torch.stack([torch.cat(row) for row in zip(each, white, strict=True)])  # (rows, n, C, H, W)
-    names = 0.2 * max(map(len, rows))
+    names = 0.3 + 0.17 * max(map(len, rows))
     width = names + _TILE * images.shape[1]
     figure = Figure(figsize=(max(width, 0.14 * len(title)), 0.8 + _TILE * len(rows)), layout="constrained")
     axes = figure.subplots()

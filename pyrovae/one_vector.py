@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pyrovae.columns import Data
+from pyrovae.columns import Data, arity
 from pyrovae.evaluation import encoded
 from pyrovae.model import Model
 from pyrovae.vae import VAE
@@ -25,7 +25,7 @@ def has_one_vector(vae: Model, x: Data) -> bool:
     """
     if isinstance(vae, VAE):
         return True
-    if not (hasattr(vae, "encode") and isinstance(x, Tensor)) or hasattr(vae, "codebook"):
+    if not hasattr(vae, "encode") or not isinstance(x, Tensor) or arity(vae) > 1 or hasattr(vae, "codebook"):
         return False
     takes = getattr(getattr(vae.likelihood, "network", None), "in_shape", None)
     return takes == tuple(next(encoded(vae, x[:1])).event_shape)

@@ -8,6 +8,9 @@ import matplotlib
 import pyro
 import pytest
 import torch
+from data_files import write_few_digits
+
+from pyrovae import runs
 
 matplotlib.use("Agg")
 
@@ -89,3 +92,15 @@ def opened(monkeypatch):
     yield files
     for file in files:
         file.close()
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A run of a VAE with four latent dimensions, trained for half a second on few digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_few_digits(folder / "digits.npz")
+    network = "--{}_network.hidden=[32]"
+    arguments = [f"--data={folder / 'digits.npz'}", "--latent_dim=4", "--epochs=30", "--num_samples=10"]
+    options = runs.parser().parse_args([*arguments, *(network.format(name) for name in ("encoder", "decoder"))])
+    runs.train(options, folder / "run")
+    return runs.load(folder / "run")

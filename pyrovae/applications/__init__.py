@@ -1,5 +1,5 @@
 """What a fitted model is used for, each as a function of the model and of data."""
 
-from pyrovae.applications.denoising import denoised
+from pyrovae.applications.denoising import Denoised, denoise
 
-__all__ = ["denoised"]
+__all__ = ["Denoised", "denoise"]
