@@ -73,6 +73,7 @@ def build(
     device: str = "auto",
     dequantize: bool = False,
     model: Blueprint | None = None,
+    subset: Callable[[Dataset], Dataset] | None = None,
 ) -> tuple[Model, Dataset]:
     """A model and its data, as the scripts' options describe them.
 
@@ -96,6 +97,7 @@ def build(
         dequantize: whether grey level k of n becomes (k + u) / n, with u ~ U(0, 1), for a likelihood that is a density;
             test and validation data are drawn once, training data anew each epoch.
         model: what is made of these parts, by class name; by default a VAE.
+        subset: which of the data, as a function of them all.
 
     Raises:
         ValueError: if the parts do not fit together, or not with the data.
@@ -105,7 +107,8 @@ def build(
     binary = likelihood(nn.Identity()).support is constraints.boolean
     binarize = binarize or ("dynamic" if binary and not dequantize else "none")
     blueprint = model or blueprints.VAE()
-    dataset = blueprint.data(load_data(data, binarize, root, binarize_seed, valid_size, dequantize))
+    dataset = load_data(data, binarize, root, binarize_seed, valid_size, dequantize)
+    dataset = blueprint.data(subset(dataset) if subset else dataset)
     parts = Parts(dataset, latent_dim, prior, likelihood, encoder, encoder_network, decoder_network, seed)
     vae = blueprint(parts)
     starting = [part for part in vae.modules() if hasattr(part, "start_from")]  # from what the training data are like
@@ -117,11 +120,13 @@ def build(
     return vae.to(place), dataset
 
 
-def prepare(options: Namespace) -> tuple[Model, Dataset, dict[str, Any]]:
-    """A model, its data, and all that options describe, by the option's name."""
+def prepare(
+    options: Namespace, subset: Callable[[Dataset], Dataset] | None = None
+) -> tuple[Model, Dataset, dict[str, Any]]:
+    """A model, its data or a subset of them, and all that options describe, by the option's name."""
     with isolated(options.seed, "objective"):  # for a baseline with parameters of its own
         arguments = vars(_reader().instantiate(options))
-    return *build(**taken(build, arguments)), arguments
+    return *build(**taken(build, arguments), subset=subset), arguments
 
 
 def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
@@ -232,7 +237,7 @@ def parser() -> Parser:
     """The options of a run: those of `build` and of `fit`, each component's constructor arguments included."""
     parser = Parser(description="Train a variational autoencoder.")
     parser.add_argument("--config", action="config", help="file with options, such as a run's config.yaml")
-    parser.add_function_arguments(build, as_group=False)
+    parser.add_function_arguments(build, as_group=False, skip={"subset"})
     elsewhere = {"vae", "train", "valid", "seed", "folder", "resume", "shuffle", "progress", "compile"}
     parser.add_function_arguments(fit, as_group=False, skip=elsewhere)
     flag = {"action": ActionYesNo, "nargs": "?", "default": False}
