@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -87,9 +88,15 @@ def result(held_out: Mapping[str, Case], others: Mapping[str, Case], notes: Sequ
         alarms = _alarms(others)
         numbers |= {f"{name}/alarms/{m}": share for name, of in alarms.items() for m, share in of.items()}
         sentences += [_of_alarms(m, alarms) for m in _BATCHES]
-        worst, found = _failure(cases, areas)
-        files["failure.png"] = found.savefig
-        sentences.append(_of_failure(worst, areas[worst]))
+        worst, *rest = sorted(cases, key=lambda name: areas[name]["surprisal"].value)
+        files["failure.png"] = _failure(worst, cases[worst], areas[worst]).savefig
+        higher = [name for name in (worst, *rest) if areas[name]["surprisal"].high < 0.5]
+        sentences += [_of_failure(name, areas[name]) for name in higher]
+        if not higher:
+            least = _told(areas[worst]["surprisal"])
+            sentences.append(
+                f"No set surely has a higher log p(x) than known data; the least area is {least}, for {worst}."
+            )
     return Result(numbers, "\n".join([*sentences, *notes]), files)
 
 
@@ -108,7 +115,7 @@ def _told(area: AUROC) -> str:
     return f"{area.value:.2f} ({area.low:.2f} to {area.high:.2f})"
 
 
-def _figures(others: Mapping[str, Case]) -> Iterator[tuple[str, plots.Figure]]:
+def _figures(others: Mapping[str, Case]) -> Iterator[tuple[str, Figure]]:
     """ROC curves of other sets, and where their log p(x) lies."""
     from sklearn.metrics import roc_curve  # which takes a second
 
@@ -149,30 +156,24 @@ def _of_alarms(m: int, alarms: Mapping[str, Mapping[int, float]]) -> str:
     return f"Typicality at level {_LEVEL:.0%}, {m} at a time, finds anomalous: {shares}."
 
 
-def _failure(cases: Mapping[str, Case], areas: Mapping[str, Mapping[str, AUROC]]) -> tuple[str, plots.Figure]:
-    """The set whose log p(x) is highest beside normal data, and its figure."""
-    worst = min(cases, key=lambda name: areas[name]["surprisal"].value)
-    case = cases[worst]
+def _failure(name: str, case: Case, areas: Mapping[str, AUROC]) -> Figure:
+    """The scores of a set and of known data."""
     panels = {
-        f"{score}: area {areas[worst][score].value:.2f}": {
-            "known to the model": normal,
-            f"never seen: {worst}": anomalous,
-        }
+        f"{score}: area {areas[score].value:.2f}": {"known to the model": normal, f"never seen: {name}": anomalous}
         for score, (normal, anomalous) in case.scores.items()
     }
-    title = f"Never seen: {worst} (further right: more anomalous)"
-    labels = [f"{FORMULAS[score]} (nats)" for score in case.scores]
-    return worst, plots.histograms(panels, title, labels, case.shown())
+    title = f"Never seen: {name} (further right: more anomalous)"
+    return plots.histograms(panels, title, [f"{FORMULAS[score]} (nats)" for score in case.scores], case.shown())
 
 
 def _of_failure(name: str, areas: Mapping[str, AUROC]) -> str:
-    plain, rest = areas["surprisal"], [s for s in ("typicality", "regret") if s in areas]
-    if plain.high >= 0.5:
-        return f"No set surely has a higher log p(x) than known data; the least area is {_told(plain)}, for {name}."
+    """What became of a set whose log p(x) is higher than that of known data."""
     mended = [
-        f"{s} {'tells them apart' if areas[s].low > 0.5 else 'does not mend it'}, {_told(areas[s])}" for s in rest
+        f"{score} {'tells them apart' if areas[score].low > 0.5 else 'does not mend it'}, {_told(areas[score])}"
+        for score in ("typicality", "regret")
+        if score in areas
     ]
     return (
-        f"log p(x) is higher for {name}, which the model never saw, than for known data: as a score -log p(x) has the "
-        f"area {_told(plain)}; {'; '.join(mended)}."
+        f"log p(x) is higher for {name}, which the model never saw, than for known data, area "
+        f"{_told(areas['surprisal'])}: {'; '.join(mended)}."
     )
