@@ -30,7 +30,9 @@ def areas(rows: Mapping[str, Mapping[str, Interval]], title: str) -> Figure:
     """
     scores = list(next(iter(rows.values())))
     values = np.array([[of[score][0] for score in scores] for of in rows.values()])
-    figure = Figure(figsize=(1.6 + 2.3 * len(scores), 1.5 + 0.62 * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(max(1.6 + 2.3 * len(scores), 0.14 * len(title)), 1.5 + 0.62 * len(rows)), layout="constrained"
+    )
     axes = figure.subplots()
     axes.imshow(values, cmap="RdBu", vmin=0, vmax=1, aspect="auto", alpha=0.75)
     for i, of in enumerate(rows.values()):

@@ -19,7 +19,8 @@ def anomaly_scores(
     """Scores of each datum, by name, `(N,)` each, in nats: the larger, the more anomalous.
 
     `surprisal` is -log p(x), `distortion` is -E_q[log p(x | z)], `typicality` is |log p(x) + H|, and `regret` is
-    L(x; q*) - L(x; q). Of a model without p(x) there is the distortion alone.
+    L(x; q*) - L(x; q). Of a model without p(x) there is the distortion alone. log p(x) is estimated by draws from
+    q(z | x), as `evaluation.log_likelihood` does: where these do not suit anomalous data it comes out too low.
 
     Args:
         vae: the model.

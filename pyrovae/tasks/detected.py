@@ -62,7 +62,9 @@ def result(held_out: Mapping[str, Case], others: Mapping[str, Case], notes: Sequ
         areas["mean over classes"] = _mean(list(areas.values()))
     files: dict[str, Callable[[Path], Any]] = {}
     if held_out:
-        files["held_out.png"] = plots.areas(areas, "Area under the ROC curve (95 %): classes never seen").savefig
+        files["held_out.png"] = plots.areas(
+            areas, "Classes never seen: area under the ROC curve, with 95 % intervals"
+        ).savefig
     areas |= {name: case.areas() for name, case in others.items()}
     cases = held_out | others
     rows = [
