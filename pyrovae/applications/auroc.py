@@ -25,8 +25,8 @@ def auroc(normal: Tensor, anomalous: Tensor, level: float = 0.95) -> AUROC:
     v is that of A_i, the share of normal scores below a_i, over their number, and that of A_j, the share of anomalous
     scores above n_j, over theirs. The interval's ends are the t in [0, 1] with (A - t)^2 = c^2 v t (1 - t) / A (1 - A),
     c Student's quantile with Satterthwaite's degrees of freedom. Where v is 0, as for A = 1, it tells nothing, and the
-    largest variance that there is stands for it, t (1 - t) over the smaller number of data. In simulations with normal scores
-    intervals of 95 % held the area in 93 to 96 % of cases with 30 anomalous data, in 90 % or more with five.
+    largest variance that there is stands for it, t (1 - t) over the smaller number of data. In simulations with normal
+    scores intervals of 95 % held the area in 93 to 96 % of cases with 30 anomalous data, in 89 to 94 % with five.
 
     Args:
         normal: scores of normal data, larger for more anomalous ones, `(N,)`.
