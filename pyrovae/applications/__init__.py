@@ -2,7 +2,7 @@
 
 from pyrovae.applications.anomalies import anomaly_scores, likelihood_regret, typicality, typicality_threshold
 from pyrovae.applications.auroc import AUROC, auroc
-from pyrovae.applications.denoising import Denoised, denoise, denoised
+from pyrovae.applications.denoising import Denoised, denoise
 
 __all__ = [
     "AUROC",
@@ -10,7 +10,6 @@ __all__ = [
     "anomaly_scores",
     "auroc",
     "denoise",
-    "denoised",
     "likelihood_regret",
     "typicality",
     "typicality_threshold",
