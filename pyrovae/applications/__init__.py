@@ -1,16 +1,34 @@
 """What a fitted model is used for, each as a function of the model and of data."""
 
+from pyrovae.applications.aggregate_posterior import aggregate_posterior
 from pyrovae.applications.anomalies import anomaly_scores, likelihood_regret, typicality, typicality_threshold
+from pyrovae.applications.arithmetic import attribute_vector, share
 from pyrovae.applications.auroc import AUROC, auroc
+from pyrovae.applications.decoding import decoded
 from pyrovae.applications.denoising import Denoised, denoise
+from pyrovae.applications.generation import distances, generated
+from pyrovae.applications.geodesics import geodesic, measured
+from pyrovae.applications.paths import linear, spherical
+from pyrovae.applications.traversals import traversal
 
 __all__ = [
     "AUROC",
     "Denoised",
+    "aggregate_posterior",
     "anomaly_scores",
+    "attribute_vector",
     "auroc",
+    "decoded",
     "denoise",
+    "distances",
+    "generated",
+    "geodesic",
     "likelihood_regret",
+    "linear",
+    "measured",
+    "share",
+    "spherical",
+    "traversal",
     "typicality",
     "typicality_threshold",
 ]
