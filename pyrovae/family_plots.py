@@ -12,13 +12,21 @@ __all__ = ["accuracies", "bars", "clouds", "montage", "posteriors", "usage"]
 
 
 @_styled
-def montage(rows: Mapping[str, Tensor], title: str, lines: Mapping[str, int] | None = None) -> Figure:
-    """Rows of images, each with its name; one that is shorter than others ends in white.
+def montage(
+    rows: Mapping[str, Tensor],
+    title: str,
+    lines: Mapping[str, int] | None = None,
+    columns: Sequence[str] = (),
+    below: str = "",
+) -> Figure:
+    """Rows of images, each with its name; one that is shorter than others ends in white, as an image of NaN is.
 
     Args:
         rows: by name, images `(n, C, H, W)`.
         title: of the figure.
         lines: by name, under how many of the pixels' rows the images have a line through them.
+        columns: what stands under each column.
+        below: what stands under all of them.
 
     Example:
         >>> figure = montage({"data x": torch.rand(8, 1, 8, 8), "mean of p(x | z)": torch.rand(8, 1, 8, 8)}, "A title")
@@ -31,9 +39,12 @@ def montage(rows: Mapping[str, Tensor], title: str, lines: Mapping[str, int] | N
     images = torch.stack([torch.cat(row) for row in zip(each, white, strict=True)])  # (rows, n, C, H, W)
     names = 0.3 + 0.17 * max(map(len, rows))
     width = names + _TILE * images.shape[1]
-    figure = Figure(figsize=(max(width, 0.14 * len(title)), 0.8 + _TILE * len(rows)), layout="constrained")
+    under = 0.3 * bool(columns) + 0.3 * bool(below)
+    figure = Figure(figsize=(max(width, 0.14 * len(title)), 0.8 + under + _TILE * len(rows)), layout="constrained")
     axes = figure.subplots()
     _montage(axes, images, list(rows))
+    axes.set_xticks([(images.shape[-1] + 1) * (i + 0.5) for i in range(len(columns))], columns)
+    axes.set_xlabel(below)
     for row, name in enumerate(rows):
         if lines and name in lines:  # above each image are a pixel of white, and half of one to the picture's edge
             axes.axhline(row * (images.shape[-2] + 1) + lines[name] + 0.5, color="tab:red", linewidth=1.5)

@@ -1,9 +1,20 @@
 """Tasks: what a run is used for, each a function of the run, whose arguments are the options of `scripts/apply.py`."""
 
+from pyrovae.tasks.arithmetic import arithmetic
 from pyrovae.tasks.denoise import denoise
 from pyrovae.tasks.detect import detect
+from pyrovae.tasks.generate import generate
+from pyrovae.tasks.interpolate import interpolate
 from pyrovae.tasks.task import Result, write
+from pyrovae.tasks.traverse import traverse
 
 __all__ = ["TASKS", "Result", "write"]
 
-TASKS = {"denoise": denoise, "detect": detect}  # by the name on the command line
+TASKS = {
+    "arithmetic": arithmetic,
+    "denoise": denoise,
+    "detect": detect,
+    "generate": generate,
+    "interpolate": interpolate,
+    "traverse": traverse,
+}  # by the name on the command line
