@@ -73,10 +73,8 @@ def _picture(panels: np.ndarray, zoom: int, title: str, names: Sequence[str]) ->
     needed = int(max(font.getlength(title) + 2 * zoom, columns * width + zoom))
     picture = np.pad(picture, [(_LINE, zoom), (0, needed - columns * width), (0, 0)], constant_values=1)
     if channels == 1:
-        levels = (picture[..., 0] * (_GREYS - 1)).round() * (255 / (_GREYS - 1))
-        image = Image.fromarray(levels.round().astype(np.uint8))
-    else:
-        image = Image.fromarray((picture * 255).round().astype(np.uint8)).quantize(_COLOURS).convert("RGB")
+        picture = (picture[..., 0] * (_GREYS - 1)).round() / (_GREYS - 1)  # few greys make small files
+    image = Image.fromarray((picture * 255).round().astype(np.uint8))
     draw = ImageDraw.Draw(image)
     draw.text((zoom, 0), title, fill=0, font=font)
     for number, name in enumerate(names):

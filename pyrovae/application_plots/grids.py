@@ -21,6 +21,7 @@ def grids(panels: Mapping[str, Tensor], title: str, across: int = 2, names: Sequ
         names: of the rows of the panels on the left.
 
     Example:
+        >>> import torch
         >>> x = torch.rand(6, 6, 1, 8, 8)
         >>> [axes.get_title() for axes in grids({"means": x, "samples": x.round()}, "A title").axes]
         ['means', 'samples']

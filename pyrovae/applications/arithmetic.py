@@ -36,6 +36,7 @@ def attribute_vector(z: Tensor, labels: Tensor, minus: int, plus: int) -> Tensor
         White (2016), Sampling generative networks, https://arxiv.org/abs/1609.04468
 
     Example:
+        >>> import torch
         >>> z = torch.tensor([[0.0, 0.0], [0.0, 2.0], [5.0, 1.0]])
         >>> attribute_vector(z, torch.tensor([3, 3, 8]), minus=3, plus=8).tolist()
         [5.0, 0.0]
@@ -60,6 +61,7 @@ def share(hits: Tensor, level: float = 0.95) -> Share:
         https://doi.org/10.1093/biomet/26.4.404
 
     Example:
+        >>> import torch
         >>> share(torch.tensor([True] * 8 + [False] * 2))
         Share(value=0.8000, low=0.4439, high=0.9748)
     """

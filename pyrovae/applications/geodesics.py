@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pyrovae.applications.paths import linear
 from pyrovae.check import unvalidated
@@ -99,9 +100,11 @@ def geodesic(vae: Model, a: Tensor, b: Tensor, num_points: int = 129) -> Curve:
             _, energy = _length_and_energy(vae, straight.z + torch.tensordot(waves, c, 1))
             total = (energy / unit).sum()
             [c.grad] = torch.autograd.grad(total, [c])
+        bar.update()
         return total.detach()
 
-    with evaluating(vae), unvalidated():
+    bar = tqdm(desc="geodesics", unit=" energies", delay=3, disable=None, leave=None)
+    with evaluating(vae), unvalidated(), bar:
         if len(k):
             optimizer.step(energies)
         curve = measured(vae, straight.z + torch.tensordot(waves, c.detach(), 1))

@@ -27,7 +27,7 @@ def arithmetic(run: Run, minus: int | None = None, plus: int | None = None, seed
 
     Args:
         run: the run.
-        minus: class of the data that are moved; unless given, 3, or the first if there is none.
+        minus: class of the data that are moved; unless given, 3, or the first where there are no 3 and 0.
         plus: class that they are moved towards; unless given, 0, or the second.
         seed: of the choice of training data.
     """
@@ -38,16 +38,13 @@ def arithmetic(run: Run, minus: int | None = None, plus: int | None = None, seed
     if run.dataset.labels is None:
         raise ValueError("arithmetic is between classes, and the data have no labels: save them with an array y")
     train, y = some(_MOST, seed, run.dataset.train, run.dataset.labels.train)
-    kinds = y.unique().tolist()
-    if len(kinds) < 2:
-        raise ValueError(f"all training data have the label {kinds[0]}: there is no vector to another")
-    both = {3, 0} <= {*kinds}
-    minus = (3 if both else kinds[0]) if minus is None else minus
-    plus = (0 if both else next(k for k in kinds if k != minus)) if plus is None else plus
+    kinds = run.dataset.labels.test.unique().tolist()
+    first, second = (3, 0) if {3, 0} <= {*kinds} else (kinds * 2)[:2]
+    minus, plus = (first if minus is None else minus), (second if plus is None else plus)
     vector = attribute_vector(latent_means(vae, train), y, minus, plus)
     moved = run.dataset.labels.test == minus
-    if not moved.any():
-        raise ValueError(f"no test datum has the label {minus}: give another --minus")
+    if minus == plus or not moved.any():
+        raise ValueError(f"test data of one class are moved to another, not {int(moved.sum())} from {minus} to {plus}")
     z = latent_means(vae, x[moved])
     t = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.25])
     means = decoded(vae, z + t[:, None, None] * vector)  # (T, N, *event)

@@ -41,6 +41,8 @@ def generate(run: Run, num_samples: int = 1000, components: int = 10, seed: int 
         components: of the mixture of normals that is fitted to z ~ q(z | x) of training data.
         seed: of all that is drawn.
     """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, not {num_samples}")
     vae, test = run.vae, columns(run.dataset.test)
     [train] = some(_FITTED, seed, columns(run.dataset.train)[0])
     sources = _sources(vae, test, train, components, seed)
@@ -69,7 +71,8 @@ def generate(run: Run, num_samples: int = 1000, components: int = 10, seed: int 
         y = None
     files = {f"{name.replace(' ', '_')}.npz": partial(_save, new, conditions) for name, new in found.items()}
     if all(are_images(new.mean) for new in found.values()):
-        files["generated.png"] = (_prior_and_posterior(found) if y is None else _classes(found["prior"], y)).savefig
+        figure = _sides(found, conditions is not None) if y is None else _classes(found["prior"], y)
+        files["generated.png"] = figure.savefig
     return Result(numbers, "\n".join(lines), files)
 
 
@@ -102,13 +105,15 @@ def _save(new: Generated, y: Tensor | None, path: str) -> None:
     np.savez(path, **{name: t.numpy() for name, t in arrays.items() if t is not None})
 
 
-def _prior_and_posterior(found: Mapping[str, Generated]) -> Figure:
+def _sides(found: Mapping[str, Generated], given: bool) -> Figure:
+    """Means beside samples, of the prior above those of the aggregate posterior; with y of test data given, or not."""
     side = min(6, int(len(next(iter(found.values())).mean) ** 0.5))
     panels = {}
     for name, new in found.items():
         for kind, x in (("means", new.mean), ("samples", new.sample)):
             panels[f"{name}: {kind}"] = x[: side**2].unflatten(0, (side, side))
-    return grids(panels, "Means and samples of p(x | z), the same z at the same place")
+    of = "p(x | z, y), y of test data" if given else "p(x | z)"
+    return grids(panels, f"Means and samples of {of}, the same z at the same place")
 
 
 def _classes(new: Generated, y: Tensor) -> Figure:

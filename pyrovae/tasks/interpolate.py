@@ -13,6 +13,7 @@ from pyrovae.applications.decoding import decoded
 from pyrovae.applications.geodesics import Curve, geodesic, measured
 from pyrovae.applications.paths import linear, spherical
 from pyrovae.diagnostics import latent_means
+from pyrovae.likelihoods import Bernoulli
 from pyrovae.model import Model
 from pyrovae.one_vector import require_real_vector
 from pyrovae.runs import Run
@@ -43,13 +44,14 @@ def interpolate(
     Args:
         run: the run.
         method: of the path of which a row of samples is shown, and of the animation of all classes.
-        start: index of the test datum that paths start from; unless given, the one that is most like its class of the
-            first class, or else the first.
-        end: of the one that they end at; unless given, the farthest of those most like other classes, or of all.
+        start: index of the test datum that paths start from; unless given, the most typical of the first class, or,
+            without classes, the first.
+        end: of the one that they end at; unless given, the farthest of those most typical of other classes, or of all.
         steps: images of each path.
         seed: of the samples.
     """
-    vae, x, labels = run.vae, run.dataset.test, run.dataset.labels and run.dataset.labels.test
+    vae, x = run.vae, run.dataset.test
+    labels = None if run.dataset.labels is None else run.dataset.labels.test
     require_real_vector(vae, x, "a path")
     if steps < 2:
         raise ValueError(f"a path has at least its two ends for steps, not {steps}")
@@ -68,7 +70,8 @@ def interpolate(
     means = {name: decoded(vae, path) for name, path in shown.items()}
     samples = decoded(vae, shown[method], "sample", seed)
 
-    numbers = {"start": start, "end": end}
+    metric = "Fisher-Rao" if isinstance(vae.likelihood, Bernoulli) else "Euclidean, of E[x | z]"
+    numbers = {"start": start, "end": end, "metric": metric}
     for name, curve in curves.items():
         numbers |= {f"{name}_length": curve.length.item(), f"{name}_energy": curve.energy.item()}
     told = ", ".join(f"{name} {curve.length:.3f}" for name, curve in curves.items())
@@ -81,13 +84,13 @@ def interpolate(
         rows = {"data x": torch.cat([x[[start]], hidden, x[[end]]])}
         rows |= {f"{name}, means": mean for name, mean in means.items()} | {f"{method}, samples": samples}
         title = f"p(x | z) along three paths of z, from test datum {start} to {end}"
-        files["paths.png"] = family_plots.montage(rows, title, below=f"lengths: {told}").savefig
+        files["paths.png"] = family_plots.montage(rows, title, below=f"lengths ({metric}): {told}").savefig
         frames = torch.stack([decoded(vae, _frames(curve.z)) for curve in curves.values()], 1)
         files["paths.gif"] = animation(frames[:, None], "means of p(x | z)", [*curves])
         if labels is not None and len(typical) > 1:
             title = f"means of p(x | z), row to column and back, {method}"
             files["classes.gif"] = animation(_classes(vae, z[typical[:_CLASSES]], method), title)
-    return Result(numbers, f"from test datum {start} to {end}; lengths: {told}", files)
+    return Result(numbers, f"from test datum {start} to {end}; lengths ({metric}): {told}", files)
 
 
 def _path(method: Method, vae: Model, a: Tensor, b: Tensor, num_points: int) -> Curve:
@@ -110,7 +113,7 @@ def _typical(z: Tensor, labels: Tensor) -> Tensor:
 def _classes(vae: Model, ends: Tensor, method: Method) -> Tensor:
     """From each of C ends `(C, D)` to each other, `(T, C, C, *event)`."""
     i, j = torch.triu_indices(len(ends), len(ends))
-    path = decoded(vae, _frames(_path(method, vae, ends[i], ends[j], _FINE + 1).z))  # (T, pairs, *event)
+    path = decoded(vae, _frames(_path(method, vae, ends[i], ends[j], _FINE // 2 + 1).z))  # (T, pairs, *event)
     frames = path.new_empty(_FRAMES, len(ends), len(ends), *path.shape[2:])
     frames[:, i, j], frames[:, j, i] = path, path.flip(0)
     return frames

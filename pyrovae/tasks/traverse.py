@@ -38,6 +38,8 @@ def traverse(run: Run, datum: int | None = None, steps: int = 11, seed: int = 0)
         )
     if datum is not None and not 0 <= datum < len(x):
         raise ValueError(f"there is no test datum {datum}: give an index from 0 to {len(x) - 1}")
+    if steps < 2:
+        raise ValueError(f"a traversal goes over at least 2 quantiles, not {steps}")
     start = None if datum is None else latent_means(vae, x[[datum]])[0]
     levels = torch.linspace(0.02, 0.98, steps)
     found = traversal(vae, x, levels, start, seed=seed)
