@@ -41,6 +41,7 @@ def attribute_vector(z: Tensor, labels: Tensor, minus: int, plus: int) -> Tensor
         >>> attribute_vector(z, torch.tensor([3, 3, 8]), minus=3, plus=8).tolist()
         [5.0, 0.0]
     """
+    labels = labels.to(z.device)
     for label in (minus, plus):
         if not (labels == label).any():
             raise ValueError(
