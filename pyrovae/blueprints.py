@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from pyrovae import models
 from pyrovae.columns import columns
 from pyrovae.conditions import OneHot, Quadrants
 from pyrovae.corruptions import Corruption
-from pyrovae.data import Dataset
+from pyrovae.data import Dataset, fingerprint
 from pyrovae.encoders import DiagonalNormal
+from pyrovae.missing import hot_deck
 from pyrovae.networks import (
     MLP,
     BackwardRecurrent,
@@ -37,6 +39,7 @@ __all__ = [
     "ConditionalVAE",
     "DeepMarkovModel",
     "HierarchicalVAE",
+    "IncompleteVAE",
     "LadderVAE",
     "MixtureVAE",
     "TwoLevelVAE",
@@ -176,6 +179,42 @@ class HierarchicalVAE(Blueprint):
             parts.likelihood(sizes[0]),
             [parts.encoder(below, d) for below, d in zip([parts.shape, *sizes], sizes, strict=False)],
         )
+
+
+@dataclass(frozen=True)
+class IncompleteVAE(Blueprint):
+    """Data with missing values, NaN in their files; `--objective IWAE` for the bound of Mattei and Frellsen (2019).
+
+    Args:
+        fraction: of the values of all data that are hidden beside, completely at random.
+        mask_seed: of which are.
+    """
+
+    fraction: float = 0.0
+    mask_seed: int = 0
+    missing: ClassVar[bool] = True
+
+    def data(self, dataset: Dataset) -> Dataset:
+        """x and which of its elements are observed."""
+        if not 0 <= self.fraction < 1:
+            raise ValueError(f"fraction must be at least 0 and below 1, not {self.fraction}")
+        generator = torch.Generator().manual_seed(self.mask_seed)
+        parts = dataset.train, dataset.valid, dataset.test
+        seen = [torch.rand(x.shape, generator=generator) >= self.fraction for x in parts]
+        if dataset.observed is not None:
+            seen = [o & known for o, known in zip(seen, dataset.observed, strict=True)]
+        train, valid, test = zip(parts, seen, strict=True)
+        protocol = replace(dataset.protocol, checksum=fingerprint(*parts, *seen))
+        return replace(dataset, train=train, valid=valid, test=test, protocol=protocol)
+
+    def start(self, dataset: Dataset) -> Dataset:
+        """The training data with values of other data where they are missing."""
+        x, observed = dataset.train
+        return replace(dataset, train=hot_deck(x, observed, x, observed, self.mask_seed))
+
+    def __call__(self, parts: Parts) -> models.IncompleteVAE:
+        """The model."""
+        return models.IncompleteVAE(parts.prior(), parts.likelihood(), parts.encoder())
 
 
 @dataclass(frozen=True)

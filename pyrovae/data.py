@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae import sources
 from pyrovae.drawn import Intensities, Levels
+from pyrovae.missing import hot_deck
 from pyrovae.sources import NAMES
 
 __all__ = ["NAMES", "Binarize", "Dataset", "Intensities", "Labels", "Levels", "Protocol", "fingerprint", "load"]
@@ -33,7 +34,7 @@ class Protocol:
     binarize: str
     dequantize: bool
     binarize_seed: int | None  # of the draws of valid and test, by binarization or dequantization
-    checksum: str  # SHA-256 of train, valid and test, the first 16 digits
+    checksum: str  # SHA-256 of train, valid and test, and of which values are observed, the first 16 digits
     raw_checksum: str  # the same before binarization or dequantization
 
     def to_dict(self) -> dict:
@@ -54,7 +55,9 @@ class Dataset:
     """Tensors `(N, C, H, W)` of images, or `(N, ...)` of other data, with labels where there are any.
 
     The index of sequences `(N, C, T)` tells where their elements were observed, alike for all: `(T,)` or `(T, P)`.
-    Factors are the known factors of variation of each datum, `(N, F)` for each part; see `pyrovae.shapes`.
+    Factors are the known factors of variation of each datum, `(N, F)` for each part; see `pyrovae.shapes`. Where values
+    are missing, `observed` tells which are not, booleans of the shape of the data; in place of those that are missing
+    stand values of other data, so that nothing is NaN.
     """
 
     train: Tensor
@@ -64,6 +67,7 @@ class Dataset:
     protocol: Protocol
     index: Tensor | None = None
     factors: Labels | None = None
+    observed: Labels | None = None
 
 
 def load(
@@ -73,6 +77,7 @@ def load(
     seed: int = 0,
     valid_size: int | None = None,
     dequantize: bool = False,
+    missing: bool = False,
 ) -> Dataset:
     """Load a data set by name, or from a file or folder by path, split, binarized or dequantized by a stated protocol.
 
@@ -99,6 +104,7 @@ def load(
         valid_size: how many data to keep for validation, the last ones; the others of them join the training data.
             Unless given, all that the split has.
         dequantize: whether grey levels are dequantized.
+        missing: whether NaN, and an empty field of a table, is a missing value, and not refused.
 
     Raises:
         ValueError: for an unknown name, or data that cannot be used: empty, not finite, of unequal shapes.
@@ -117,17 +123,20 @@ def load(
         raise ValueError(f"binarize is one of {', '.join(get_args(Binarize))}, not {binarize!r}")
     if dequantize and binarize != "none":
         raise ValueError(f"binarize={binarize!r} leaves no grey levels to dequantize: take one of the two")
-    source = sources.read(name, Path(root))
+    source = sources.read(name, Path(root), missing)
     if valid_size is not None:
         source = source.with_valid(valid_size)
     raw = [part.x for part in source.parts]
     for x, part in zip(raw, Labels._fields, strict=True):
-        _check(x, f"{name} ({part})")
+        _check(x, f"{name} ({part})", missing)
+    known = [~x.isnan() for x in raw]
+    observed = None if all(o.all() for o in known) else Labels(*known)
+    whole = raw if observed is None else [hot_deck(x, o, raw[0], known[0]) for x, o in zip(raw, known, strict=True)]
     generator = torch.Generator().manual_seed(seed)
     if dequantize:
-        parts = _dequantized(raw, source.levels, generator, name)
+        parts = _dequantized(whole, source.levels, generator, name)
     else:
-        parts = [_binarized(x, binarize, generator, train=x is raw[0], name=name) for x in raw]
+        parts = [_binarized(x, binarize, generator, train=x is whole[0], name=name) for x in whole]
     labels, factors = ([getattr(part, name) for part in source.parts] for name in ("y", "factors"))
     return Dataset(
         *parts,
@@ -144,20 +153,23 @@ def load(
             binarize=binarize,
             dequantize=dequantize,
             binarize_seed=seed if dequantize or binarize in ("static", "dynamic") else None,
-            checksum=fingerprint(*parts),
+            checksum=fingerprint(*parts, *(observed or ())),
             raw_checksum=fingerprint(*raw),
         ),
         index=source.index,
         factors=None if any(v is None for v in factors) else Labels(*factors),
+        observed=observed,
     )
 
 
-def _check(x: Tensor, name: str) -> None:
+def _check(x: Tensor, name: str, missing: bool) -> None:
     if x.numel() == 0:
         raise ValueError(f"{name} is empty: shape {tuple(x.shape)}")
-    if not x.isfinite().all():
-        first = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
-        raise ValueError(f"{name} holds NaN or infinity, first in datum {first}: remove or impute it")
+    bad = x.isinf() if missing else ~x.isfinite()
+    if bad.any():
+        first = int(bad.flatten(1).any(1).nonzero()[0])
+        way_out = f", {sources.TO_LEARN_FROM_THE_REST}" if x.isnan().any() and not missing else ""
+        raise ValueError(f"{name} holds NaN or infinity, first in datum {first}: remove or impute it{way_out}")
 
 
 def _dequantized(parts: list[Tensor], levels: int | None, generator: torch.Generator, name: str) -> list[Tensor]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pyrovae import family_plots, plotting
+from pyrovae.application_plots.imputation import hidden, tinted
 from pyrovae.columns import columns, moved
 from pyrovae.conditions import OneHot, Quadrants
 from pyrovae.data import Dataset
@@ -24,6 +25,7 @@ from pyrovae.models import (
     Autoencoder,
     ConditionalVAE,
     DeepMarkovModel,
+    IncompleteVAE,
     MixtureVAE,
     TwoLevelVAE,
 )
@@ -247,6 +249,17 @@ def _(vae: ConditionalVAE, data: tuple[Tensor, ...], labels: Tensor | None, seed
     elif isinstance(vae.condition, OneHot):
         classes = vae.condition.out_shape[0]
         yield "classes", _classes(vae, classes, data[0])
+
+
+@own.register
+def _(vae: IncompleteVAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> Named:
+    yield "samples", _samples(vae, seed)
+    x, observed = (t[:12] for t in data)
+    rows = {"observed": hidden(x, observed)}
+    for kind in ("mean", "sample"):
+        rows[f"{kind} of p(x | z)"] = tinted(vae.complete(x, observed, kind), observed)
+    title = "What is missing (orange) is filled in (blue), z ~ q(z | x_obs)"
+    yield "completions", family_plots.montage(rows, title)
 
 
 @own.register

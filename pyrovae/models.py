@@ -6,6 +6,7 @@ from pyrovae.autoencoder import Autoencoder
 from pyrovae.conditional_vae import ConditionalVAE
 from pyrovae.deep_markov import DeepMarkovModel
 from pyrovae.hierarchical import HierarchicalVAE
+from pyrovae.incomplete_vae import IncompleteVAE
 from pyrovae.ladder import LadderVAE
 from pyrovae.m2 import M2
 from pyrovae.mixture_vae import MixtureVAE
@@ -23,6 +24,7 @@ __all__ = [
     "ConditionalVAE",
     "DeepMarkovModel",
     "HierarchicalVAE",
+    "IncompleteVAE",
     "LadderVAE",
     "MixtureVAE",
     "TwoLevelVAE",

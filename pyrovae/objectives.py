@@ -195,6 +195,9 @@ class _Grouped(Objective):
 class MIWAE(_Grouped):
     """E[1/M sum_m log 1/K sum_k w_mk], the mean of M importance weighted bounds of K draws each.
 
+    Mattei and Frellsen (2019) call another bound MIWAE, that for data with missing values: it is `IWAE` on the programs
+    of an `IncompleteVAE`.
+
     Args:
         num_particles: K, draws of z for each datum in a group.
         groups: M, groups of draws; M K draws in all.

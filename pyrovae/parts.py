@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from torch import nn
 
@@ -95,6 +96,8 @@ class Parts:
 
 class Blueprint(ABC):
     """Abstract: makes a model of its parts, and hands it its data."""
+
+    missing: ClassVar[bool] = False  # whether values may be missing in the data
 
     def data(self, dataset: Dataset) -> Dataset:
         """The data as the model's programs take them: as they are, unless said otherwise."""

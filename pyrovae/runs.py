@@ -29,6 +29,7 @@ from pyrovae.encoders import DiagonalNormal
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.figures import draw
 from pyrovae.files import whole, write_json
+from pyrovae.incomplete_vae import IncompleteVAE
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.likelihoods.likelihood import Likelihood
 from pyrovae.model import Model
@@ -45,6 +46,7 @@ __all__ = ["Run", "build", "load", "parse", "parser", "report", "score", "summar
 
 # Numbers of few models, told with the others.
 OWN = ("accuracy", "perplexity", "dead_codes", "estimated_kl", "discriminator_accuracy", "annealed_log_likelihood")
+_SCORED = {ConditionalVAE: "p(x | y)", IncompleteVAE: "p(x_obs)"}  # by models for which it is not p(x)
 CONFIG, CHECKPOINT, HISTORY, METRICS = "config.yaml", "checkpoint.pt", "history.csv", "metrics.json"
 
 
@@ -107,7 +109,7 @@ def build(
     binary = likelihood(nn.Identity()).support is constraints.boolean
     binarize = binarize or ("dynamic" if binary and not dequantize else "none")
     blueprint = model or blueprints.VAE()
-    dataset = load_data(data, binarize, root, binarize_seed, valid_size, dequantize)
+    dataset = load_data(data, binarize, root, binarize_seed, valid_size, dequantize, blueprint.missing)
     dataset = blueprint.data(subset(dataset) if subset else dataset)
     parts = Parts(dataset, latent_dim, prior, likelihood, encoder, encoder_network, decoder_network, seed)
     vae = blueprint(parts)
@@ -207,6 +209,8 @@ def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | Non
     with evaluation.evaluating(run.vae), isolated(seed, "numbers"):
         metrics |= run.vae.own_numbers(*moved(columns(run.dataset.test), next(run.vae.parameters())), labels=labels)
     protocol, shape = run.dataset.protocol, columns(run.dataset.test)[0].shape[1:]
+    if isinstance(run.vae, IncompleteVAE):  # as many dimensions as are observed, on average
+        shape = (run.dataset.test[1].double().flatten(1).sum(1).mean().item(),)
     log_volume = log_cell(run.vae.likelihood, protocol, shape)
     if log_volume is None:
         metrics |= {"bits_per_dimension": None, "bits_per_dimension_note": NO_PROBABILITY}
@@ -214,7 +218,7 @@ def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | Non
         metrics["bits_per_dimension"] = bits_per_dimension(metrics["log_likelihood"] + log_volume, shape)
     return {
         **metrics,
-        "log_likelihood_of": "p(x | y)" if isinstance(run.vae, ConditionalVAE) else "p(x)",
+        "log_likelihood_of": _SCORED.get(type(run.vae), "p(x)"),
         "evaluated_on": "test",
         "seed": seed,
         "epochs": len(run.history),

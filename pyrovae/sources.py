@@ -16,7 +16,11 @@ from torch import Tensor
 
 from pyrovae.shapes import shapes
 
-__all__ = ["NAMES", "Part", "Source", "read"]
+__all__ = ["NAMES", "TO_LEARN_FROM_THE_REST", "Part", "Source", "read"]
+
+TO_LEARN_FROM_THE_REST = (
+    "or let it count as missing, for a model that learns from the rest: --model IncompleteVAE, data.load(missing=True)"
+)
 
 
 class Part(NamedTuple):
@@ -52,8 +56,8 @@ class Source(NamedTuple):
         return self._replace(parts=parts, split=f"{self.split}; all but the last {size} of valid joined to train")
 
 
-def read(name: str, root: Path) -> Source:
-    """Read a data set by its name, from root, or by its path.
+def read(name: str, root: Path, missing: bool = False) -> Source:
+    """Read a data set by its name, from root, or by its path; empty fields of a table are NaN if they may be missing.
 
     Raises:
         ValueError: for an unknown name, or files that cannot be used.
@@ -71,7 +75,7 @@ def read(name: str, root: Path) -> Source:
         raise FileNotFoundError(f"no file '{path}'")
     if path.is_dir():
         return _image_folder(path)
-    return _table(path) if path.suffix == ".csv" else _numpy_file(path)
+    return _table(path, missing) if path.suffix == ".csv" else _numpy_file(path)
 
 
 def _random_split(part: Part, scaling: str, levels: int | None) -> Source:
@@ -304,7 +308,7 @@ def _floats(x: np.ndarray, index: Tensor | None) -> Tensor:
     return data
 
 
-def _table(path: Path) -> Source:
+def _table(path: Path, missing: bool) -> Source:
     """A row for each datum; labels, numbers or names, in a column called y, label or class."""
     try:
         first = pd.read_csv(path, header=None, nrows=2, dtype=str, skipinitialspace=True).iloc[0]
@@ -314,15 +318,18 @@ def _table(path: Path) -> Source:
         raise ValueError(f"'{path}' cannot be read as a table of numbers: {_last_line(error)}") from error
     if named and first.isna().any():
         raise ValueError(f"'{path}' names some columns in its first line, but not all: name them, or leave them out")
-    for name in table:
-        if (missing := table[name].isna()).any():
-            raise ValueError(f"'{path}' has no value in column {name} of datum {missing.argmax()}: remove or impute it")
     named_so = [name for name in table if str(name).strip().lower() in ("y", "label", "class")]
+    for name in named_so if missing else table:
+        if (lacking := table[name].isna()).any():
+            way_out = "" if name in named_so else f", {TO_LEARN_FROM_THE_REST}"
+            raise ValueError(
+                f"'{path}' has no value in column {name} of datum {lacking.argmax()}: remove or impute it{way_out}"
+            )
     if len(named_so) > 1:
         raise ValueError(f"'{path}' has columns {' and '.join(named_so)}: labels are in one of them alone")
     x = table.drop(columns=named_so)
     for name in x:
-        if (text := pd.to_numeric(x[name], errors="coerce").isna()).any():
+        if (text := pd.to_numeric(x[name], errors="coerce").isna() & x[name].notna()).any():
             raise ValueError(
                 f"'{path}' holds '{x[name][text.argmax()]}' in column {name} of datum {text.argmax()}, where a number "
                 f"is needed; labels are in a column called y, label or class"

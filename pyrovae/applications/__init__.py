@@ -6,9 +6,12 @@ from pyrovae.applications.arithmetic import attribute_vector, share
 from pyrovae.applications.auroc import AUROC, auroc
 from pyrovae.applications.decoding import decoded
 from pyrovae.applications.denoising import Denoised, denoise
+from pyrovae.applications.filling import column_means, nearest_neighbours
 from pyrovae.applications.generation import distances, generated
 from pyrovae.applications.geodesics import geodesic, measured
+from pyrovae.applications.imputation import importance_resampling, log_score, observed_log_likelihood
 from pyrovae.applications.paths import linear, spherical
+from pyrovae.applications.pseudo_gibbs import pseudo_gibbs
 from pyrovae.applications.traversals import traversal
 
 __all__ = [
@@ -18,14 +21,20 @@ __all__ = [
     "anomaly_scores",
     "attribute_vector",
     "auroc",
+    "column_means",
     "decoded",
     "denoise",
     "distances",
     "generated",
     "geodesic",
+    "importance_resampling",
     "likelihood_regret",
     "linear",
+    "log_score",
     "measured",
+    "nearest_neighbours",
+    "observed_log_likelihood",
+    "pseudo_gibbs",
     "share",
     "spherical",
     "traversal",

@@ -13,6 +13,9 @@ from pyrovae.networks import Network
 __all__ = ["Elementwise", "Likelihood"]
 
 
+_REMEDY = "remove or impute it, or let IncompleteVAE learn from what is observed"
+
+
 class Likelihood(Conditional):
     """Abstract p(x | z); arguments as those of `Conditional`.
 
@@ -82,7 +85,7 @@ class Likelihood(Conditional):
                 f"{name} holds {x.dtype} where a density needs floating point: convert it by x.float(), images of "
                 f"0..255 by x.float() / 255"
             )
-        self._check_values(x, ~x.isfinite(), name, "finite values", "remove or impute it")
+        self._check_values(x, ~x.isfinite(), name, "finite values", _REMEDY)
         self._check_values(x, ~self.support.check(x), name, f"data in the support {self.support}", self.remedy)
 
     def _check_values(self, x: Tensor, bad: Tensor, name: str, needs: str, remedy: str) -> None:

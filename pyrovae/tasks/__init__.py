@@ -4,6 +4,7 @@ from pyrovae.tasks.arithmetic import arithmetic
 from pyrovae.tasks.denoise import denoise
 from pyrovae.tasks.detect import detect
 from pyrovae.tasks.generate import generate
+from pyrovae.tasks.impute import impute
 from pyrovae.tasks.interpolate import interpolate
 from pyrovae.tasks.task import Result, write
 from pyrovae.tasks.traverse import traverse
@@ -15,6 +16,7 @@ TASKS = {
     "denoise": denoise,
     "detect": detect,
     "generate": generate,
+    "impute": impute,
     "interpolate": interpolate,
     "traverse": traverse,
 }  # by the name on the command line
