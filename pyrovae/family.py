@@ -67,6 +67,11 @@ MEMBERS = {
     ),
     "mixture": Member("--model MixtureVAE --prior MixtureOfNormals --objective.gradient Enumerate"),
     "conditional": Member("--model ConditionalVAE", dict.fromkeys(("log p(x)", "ELBO"), _GIVEN)),
+    "half missing": Member(
+        "--model IncompleteVAE --model.fraction 0.5 --objective IWAE --objective.num_particles 20",
+        dict.fromkeys(("log p(x)", "ELBO", "reconstruction"), "of the half of each x that is observed"),
+        {"largest step": "codes are of halves of the data"},
+    ),
     "M2, 100 labels": Member(
         "--model M2 --objective.gradient Enumerate", lacking={"active units": "q(z | x) is a mixture over y"}
     ),
@@ -141,7 +146,7 @@ def table(metrics: Mapping[str, dict[str, Any]]) -> tuple[pd.DataFrame, str]:
             value = of.get("annealed_log_likelihood", of[key]) if key == "log_likelihood" else of[key]
             said = member.lacking.get(column) or member.notes.get(column)
             if column == "largest step" and math.isnan(value):
-                said = _NO_CODES
+                said = said or _NO_CODES
             mark = f" [{notes.setdefault(said, len(notes) + 1)}]" if said else ""
             row[column] = (_told(value) * (column not in member.lacking) + mark).strip()
         own = [f"{key.replace('_', ' ')} {_told(of[key])}" for key in _OWN if key in of]

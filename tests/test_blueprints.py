@@ -29,6 +29,7 @@ OPTIONS = {  # beside --model, for what is not the default
     "Autoencoder": ["--model.corruption", "Masking", "--model.corruption.probability", "0.2"],
     "DeepMarkovModel": ["--model.hidden", "9", "--model.transition", "8", "--encoder", "IAF"],
     "HierarchicalVAE": ["--model.latent_dims", "[5, 4, 3]"],
+    "IncompleteVAE": ["--model.fraction", "0.5", "--objective", "IWAE"],
     "LadderVAE": ["--model.latent_dims", "[5, 4, 3]", "--model.features", "7"],
     "VQVAE": ["--model.codes", "9", "--model.positions", "3", "--model.code_prior.hidden", "4"],
 }
@@ -39,6 +40,7 @@ FIGURES = {
     "Autoencoder": {"codes"},
     "DeepMarkovModel": {"samples", "kl_per_step", "forecasts"},
     "HierarchicalVAE": {"samples", "kl_per_layer", "layers"},
+    "IncompleteVAE": {"samples", "completions"},
     "LadderVAE": {"samples", "kl_per_layer", "layers"},
     "MixtureVAE": {"samples", "clusters"},
     "TwoLevelVAE": {"samples", "kl_per_layer", "layers"},

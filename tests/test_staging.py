@@ -25,6 +25,7 @@ from pyrovae import (
     ConditionalVAE,
     DeepMarkovModel,
     HierarchicalVAE,
+    IncompleteVAE,
     LadderVAE,
     MixtureVAE,
     TwoLevelVAE,
@@ -161,6 +162,7 @@ FAMILY = {
     "adaptive contrast": objectives.ELBO(beta=0.5),
     "aggregated": objectives.ELBO(),
     "markov": objectives.IWAE(num_particles=3),
+    "incomplete": objectives.IWAE(num_particles=3),
 }
 
 
@@ -174,6 +176,8 @@ def family(kind):
     likelihood = likelihoods.Normal(networks.MLP(3, 5, hidden=(6,)))
     if kind == "mixture":
         return MixtureVAE(priors.MixtureOfNormals(3, 4), likelihood, normal(5, 3))
+    if kind == "incomplete":
+        return IncompleteVAE(priors.StandardNormal(3), likelihood, normal(5, 3))
     if kind == "conditional":
         given = likelihoods.Normal(networks.MLP(3 + 2, 5, hidden=(6,)))
         return ConditionalVAE(normal(2, 3), given, normal(5 + 2, 3), conditions.OneHot(2))
@@ -209,8 +213,8 @@ def family(kind):
 def test_every_model_of_the_family_is_staged(uncompiled, kind):
     objective = FAMILY.get(kind, objectives.ELBO())
     x = torch.linspace(-1, 1, 40).reshape(8, *((5, 1) if kind == "markov" else (5,))).double()
-    classes = {"conditional": torch.arange(8) % 2, "semi-supervised": torch.arange(8) % 3 - 1}
-    data = (x, classes[kind]) if kind in classes else (x,)
+    given = {"conditional": torch.arange(8) % 2, "semi-supervised": torch.arange(8) % 3 - 1, "incomplete": x > 0}
+    data = (x, given[kind]) if kind in given else (x,)
     assert_same(lambda: (family(kind).double(), objective, *data))
     assert len(uncompiled) == 1
 

@@ -17,6 +17,7 @@ from pyrovae.missing import masked
 from pyrovae.model import Model
 from pyrovae.one_vector import require_one_vector
 from pyrovae.rng import isolated, stream
+from pyrovae.sites import family
 
 __all__ = ["Imputations", "LogScore", "importance_resampling", "log_score", "observed_log_likelihood"]
 
@@ -178,8 +179,8 @@ def require_imputable(vae: Model, x: Tensor, observed: Tensor) -> None:
         masked(vae.likelihood(q.sample()), observed[:1])
     if is_point(q) or not scores_any(q):
         raise ValueError(
-            f"imputation weighs draws by the density of q(z | x), and that of {type(vae).__name__} has none for any z "
-            f"but its own draws: take another encoder, such as DiagonalNormal"
+            f"imputation weighs draws by the density of q(z | x) at any z, which {family(q)} does not have: take another "
+            f"encoder, such as DiagonalNormal"
         )
 
 

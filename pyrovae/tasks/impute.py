@@ -16,6 +16,7 @@ from pyrovae.applications.imputation import Imputations, importance_resampling, 
 from pyrovae.columns import columns
 from pyrovae.data import Labels
 from pyrovae.family_plots import montage
+from pyrovae.incomplete_vae import IncompleteVAE
 from pyrovae.paired import difference
 from pyrovae.runs import Run
 from pyrovae.tasks.task import Result
@@ -129,8 +130,8 @@ def _fillings(
     seed: int,
 ) -> dict[str, Filling]:
     """The baselines, of the training data as the model sees them; validation data of which as much is hidden choose."""
-    train = columns(run.dataset.train)  # with what is observed, for a model of incomplete data
-    train = (train[0].where(train[1], torch.nan) if run.dataset.observed or len(train) > 1 else train[0] + 0)[:10_000]
+    train, *seen = (t[:10_000].as_subclass(Tensor) for t in columns(run.dataset.train))
+    train = train.where(seen[0], torch.nan) if isinstance(run.vae, IncompleteVAE) else train
     x_v, known_v = (t[: len(test[0])] for t in _known(run, "valid"))
     hidden_v = _hidden(x_v, hide, fraction, fields, seed + 1)
     valid = x_v.where(known_v & ~hidden_v, torch.nan), x_v.where(known_v & hidden_v, torch.nan)
