@@ -21,7 +21,7 @@ from pyrovae.sites import family
 
 __all__ = ["Imputations", "LogScore", "importance_resampling", "log_score", "observed_log_likelihood"]
 
-_ROUNDS = 2  # of filling in and encoding, before the draws that count
+_ROUNDS = 5  # of filling in and encoding, before the draws that count
 _TRIED = 10  # draws in such a round, for each filling
 
 
@@ -56,7 +56,7 @@ def importance_resampling(
 
     q(z | x) was trained on whole data. So q is the mixture of q(z | x_obs, x_mis) over M fillings x_mis, with p(z) as
     one more component that bounds the weights; w has the density of the whole mixture (the balance heuristic). The
-    fillings come from two rounds of the same sampling, which starts from x_mis of p(x): a population Monte Carlo. The
+    fillings come from five rounds of the same sampling, which starts from x_mis of p(x): a population Monte Carlo. The
     q(z | x_obs) of an `IncompleteVAE` is a component more.
 
     Args:
@@ -179,8 +179,8 @@ def require_imputable(vae: Model, x: Tensor, observed: Tensor) -> None:
         masked(vae.likelihood(q.sample()), observed[:1])
     if is_point(q) or not scores_any(q):
         raise ValueError(
-            f"imputation weighs draws by the density of q(z | x) at any z, which {family(q)} does not have: take another "
-            f"encoder, such as DiagonalNormal"
+            f"imputation weighs draws by the density of q(z | x) at any z, which {family(q)} does not have: take "
+            f"another encoder, such as DiagonalNormal"
         )
 
 

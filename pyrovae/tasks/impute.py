@@ -26,6 +26,7 @@ __all__ = ["Hide", "impute"]
 Hide = Literal["left", "right", "top", "bottom", "random", "none"]
 
 _LEVEL = 0.9  # of the intervals of values
+_FEW = 20  # effective draws
 
 
 def impute(
@@ -76,6 +77,10 @@ def impute(
         numbers |= _scores(run, x, shown, scored, found, fillings, num_samples, seed)
         told += _told(numbers, fillings)
     told.append(f"effective draws of {num_samples}: {numbers['ess']:.0f} on average, {numbers['ess_least']:.1f} least")
+    if numbers["ess"] < _FEW:
+        told.append(
+            "of so few the numbers are not to be trusted: take more by num_samples, or applications.pseudo_gibbs"
+        )
     arrays = {"x": x.where(known, torch.nan), "observed": shown, "mean": found.mean, "std": found.std, "draws": found.x}
     files = {"imputations.npz": partial(_save, arrays)}
     if x.dim() == 4 and x.shape[1] in (1, 3):
