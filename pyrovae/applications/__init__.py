@@ -4,6 +4,7 @@ from pyrovae.applications.aggregate_posterior import aggregate_posterior
 from pyrovae.applications.anomalies import anomaly_scores, likelihood_regret, typicality, typicality_threshold
 from pyrovae.applications.arithmetic import attribute_vector, share
 from pyrovae.applications.auroc import AUROC, auroc
+from pyrovae.applications.bits_back import Compressed, compress, decompress
 from pyrovae.applications.decoding import decoded
 from pyrovae.applications.denoising import Denoised, denoise
 from pyrovae.applications.filling import column_means, nearest_neighbours
@@ -16,13 +17,16 @@ from pyrovae.applications.traversals import traversal
 
 __all__ = [
     "AUROC",
+    "Compressed",
     "Denoised",
     "aggregate_posterior",
     "anomaly_scores",
     "attribute_vector",
     "auroc",
     "column_means",
+    "compress",
     "decoded",
+    "decompress",
     "denoise",
     "distances",
     "generated",

@@ -1,6 +1,7 @@
 """Tasks: what a run is used for, each a function of the run, whose arguments are the options of `scripts/apply.py`."""
 
 from pyrovae.tasks.arithmetic import arithmetic
+from pyrovae.tasks.compress import compress
 from pyrovae.tasks.denoise import denoise
 from pyrovae.tasks.detect import detect
 from pyrovae.tasks.generate import generate
@@ -13,6 +14,7 @@ __all__ = ["TASKS", "Result", "write"]
 
 TASKS = {
     "arithmetic": arithmetic,
+    "compress": compress,
     "denoise": denoise,
     "detect": detect,
     "generate": generate,
