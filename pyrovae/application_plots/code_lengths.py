@@ -27,9 +27,9 @@ def code_lengths(lengths: Mapping[str, float], bounds: Mapping[str, float], titl
     axes = figure.subplots()
     colors = ["tab:blue" if name.startswith("bits back") else "0.75" for name in lengths]
     bars = axes.barh(list(lengths), list(lengths.values()), color=colors)
-    axes.bar_label(bars, [f"{length:.1f}" for length in lengths.values()], padding=6)
+    axes.bar_label(bars, [f"{length:.4g}" for length in lengths.values()], padding=6)
     for (name, bound), style in zip(bounds.items(), ("--", ":"), strict=False):
-        axes.axvline(bound, color="black", linestyle=style, linewidth=1.5, label=f"{name}: {bound:.1f}")
+        axes.axvline(bound, color="black", linestyle=style, linewidth=1.5, label=f"{name}: {bound:.4g}")
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(xlabel="bits a datum, fewer are better", title=title)

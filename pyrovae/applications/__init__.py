@@ -4,6 +4,7 @@ from pyrovae.applications.aggregate_posterior import aggregate_posterior
 from pyrovae.applications.anomalies import anomaly_scores, likelihood_regret, typicality, typicality_threshold
 from pyrovae.applications.arithmetic import attribute_vector, share
 from pyrovae.applications.auroc import AUROC, auroc
+from pyrovae.applications.augmentation import augmented, few_of_each, rightly_told
 from pyrovae.applications.bits_back import Compressed, compress, decompress
 from pyrovae.applications.decoding import decoded
 from pyrovae.applications.denoising import Denoised, denoise
@@ -22,6 +23,7 @@ __all__ = [
     "aggregate_posterior",
     "anomaly_scores",
     "attribute_vector",
+    "augmented",
     "auroc",
     "column_means",
     "compress",
@@ -29,6 +31,7 @@ __all__ = [
     "decompress",
     "denoise",
     "distances",
+    "few_of_each",
     "generated",
     "geodesic",
     "importance_resampling",
@@ -39,6 +42,7 @@ __all__ = [
     "nearest_neighbours",
     "observed_log_likelihood",
     "pseudo_gibbs",
+    "rightly_told",
     "share",
     "spherical",
     "traversal",

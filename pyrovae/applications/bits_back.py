@@ -64,7 +64,7 @@ class Compressed(NamedTuple):
 
 
 @torch.no_grad()
-def compress(vae: VAE, x: Tensor, bits: int = 12, seed: int = 0) -> Compressed:
+def compress(vae: VAE, x: Tensor, bits: int = 10, seed: int = 0) -> Compressed:
     """Data, one after the other, in E_q[-log2 p(x | z) - log2 p(z) + log2 q(z | x)] bits each on average: -ELBO.
 
     For each datum z is decoded, as if what is there were a code of it by q(z | x); then x is encoded by p(x | z) and z
@@ -79,7 +79,7 @@ def compress(vae: VAE, x: Tensor, bits: int = 12, seed: int = 0) -> Compressed:
             quantiles, and in q(z | x), with a cumulative distribution function.
         x: data, `(N, *event)`.
         bits: of a latent dimension. More make bins finer, but the coder gives each bin a probability of 2^-24 or more,
-            which takes the others' place.
+            also where q(z | x) has none, and from there x is coded badly: with 8 to 11 bits messages were shortest.
         seed: of the initial bits.
 
     Raises:

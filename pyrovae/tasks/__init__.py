@@ -1,6 +1,7 @@
 """Tasks: what a run is used for, each a function of the run, whose arguments are the options of `scripts/apply.py`."""
 
 from pyrovae.tasks.arithmetic import arithmetic
+from pyrovae.tasks.augment import augment
 from pyrovae.tasks.compress import compress
 from pyrovae.tasks.denoise import denoise
 from pyrovae.tasks.detect import detect
@@ -14,6 +15,7 @@ __all__ = ["TASKS", "Result", "write"]
 
 TASKS = {
     "arithmetic": arithmetic,
+    "augment": augment,
     "compress": compress,
     "denoise": denoise,
     "detect": detect,

@@ -19,7 +19,7 @@ from pyrovae.tasks.task import Result
 __all__ = ["compress", "others"]
 
 
-def compress(run: Run, num_data: int = 1000, bits: int = 12, num_samples: int = 500, seed: int = 0) -> Result:
+def compress(run: Run, num_data: int = 1000, bits: int = 10, num_samples: int = 500, seed: int = 0) -> Result:
     """Compress test data without loss by bits-back coding, to about -ELBO bits each, and decode the file again.
 
     Args:
@@ -83,7 +83,7 @@ def others(x: Tensor) -> dict[str, int]:
 
     Example:
         >>> import torch
-        >>> others(torch.zeros(300, 1, 8, 8))["Raw"]
+        >>> others(torch.zeros(300, 1, 8, 8))["raw"]
         2400
     """
     values, indices = np.unique(x.cpu().numpy(), return_inverse=True)
@@ -92,7 +92,7 @@ def others(x: Tensor) -> dict[str, int]:
     if len(values) <= 2:
         forms.append(np.packbits(indices.astype(bool)).tobytes())
     coders = {"gzip": gzip.compress, "bzip2": bz2.compress, "lzma": lzma.compress}
-    sizes = {"Raw": len(forms[-1])} | {name: min(len(code(form)) for form in forms) for name, code in coders.items()}
+    sizes = {"raw": len(forms[-1])} | {name: min(len(code(form)) for form in forms) for name, code in coders.items()}
     if x.dim() == 4 and x.shape[1] in (1, 3) and len(values) <= 256:
         with io.BytesIO() as file:
             sheet(indices, binary=len(values) <= 2).save(file, "PNG", optimize=True)
@@ -101,7 +101,7 @@ def others(x: Tensor) -> dict[str, int]:
 
 
 def sheet(images: np.ndarray, binary: bool) -> Image.Image:
-    """Images `(N, C, H, W)` of bytes side by side, about as many in a row as in a column, the last row filled with 0."""
+    """Images `(N, C, H, W)` of bytes side by side, about as many in a row as in a column, the last row filled up."""
     n, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
