@@ -92,7 +92,7 @@ def rightly_told(
     """Where a classifier of test data is right, 1 or 0, `(N_test,)`, by the method with which it learned of few labels.
 
     The methods are "labelled data alone", those of `augmented`, and, of a model of one vector z, "latent means": the
-    labelled data alone, but E_q[z | x] in place of x. The model may have seen all training data, their labels may not.
+    labelled data alone, but E_q[z | x] in place of x. More data weigh more against the classifier's penalty.
 
     Args:
         vae: the model.
@@ -113,7 +113,7 @@ def rightly_told(
     sets = {ALONE: (x, test[0])}
     for name, more in augmented(vae, x, y, number, kind, seed).items():
         sets[name] = torch.cat([x, more.to(x)]), test[0]
-    if has_one_vector(vae, x) and len(_arguments(vae, x, y)) == 1:
+    if len(_arguments(vae, x, y)) == 1 and has_one_vector(vae, x):
         sets[MEANS] = latent_means(vae, x), latent_means(vae, test[0])
     right = {}
     for name, (features, test_features) in sets.items():

@@ -114,9 +114,9 @@ def compress(vae: VAE, x: Tensor, bits: int = 10, seed: int = 0) -> Compressed:
                 f"x has not, to the last digit, the values 0, {values[1]:.6g}, ... that p(x | z) is of, and what "
                 f"differs would be lost: round it to them"
             )
-        initial = 4 + tables.z.shape[1] * _MOST // 32
+        initial = 1
         while (words := _encoded(tables, x, symbols, values, _random_words(initial, seed))) is None:
-            initial *= 2
+            initial += 1 + initial // 8
     return Compressed(words, len(x), len(values), initial, bits, seed, tables.fingerprint)
 
 

@@ -68,10 +68,6 @@ class CodeTables:
             bins: of z.
             values: of an element, `(L,)`, as `values` has them.
         """
-        if (size := self.event_shape.numel()) * len(values) > _LARGEST:
-            raise ValueError(
-                f"a table of {len(values)} values for each of {size} elements of x is too large: take smaller counts"
-            )
         each = values.reshape(-1, *[1] * len(self.event_shape))
         probability = self._given(bins).log_prob(each).exp().flatten(1)  # (L, E)
         if self.support is constraints.nonnegative_integer:  # the last value stands for all from there on
@@ -85,13 +81,21 @@ class CodeTables:
             num_values: of counts.
 
         Raises:
-            ValueError: if x is continuous.
+            ValueError: if x is continuous, or there are too many.
         """
         if isinstance(self.support, Grid):
-            return torch.arange(self.support.levels, dtype=torch.float64) * self.support.step
-        if self.support in (constraints.boolean, constraints.nonnegative_integer):
-            return torch.arange(2 if self.support is constraints.boolean else num_values, dtype=torch.float64)
-        raise ValueError(f"what is compressed is discrete, but {NO_PROBABILITY}: take a likelihood of discrete data")
+            num_values, step = self.support.levels, self.support.step
+        elif self.support is constraints.boolean:
+            num_values, step = 2, 1
+        elif self.support is constraints.nonnegative_integer:
+            step = 1
+        else:
+            raise ValueError(f"discrete data alone can be compressed, but {NO_PROBABILITY}: take another likelihood")
+        if (size := self.event_shape.numel()) * num_values > _LARGEST:
+            raise ValueError(
+                f"a table of {num_values} values for each of {size} elements of x is too large: take smaller counts"
+            )
+        return torch.arange(num_values, dtype=torch.float64) * step
 
     def _given(self, bins: np.ndarray) -> TorchDistribution:
         """p(x | z) of the elements of a datum, batch `(1, *event)`."""
