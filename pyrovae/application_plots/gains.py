@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pyrovae.paired import Difference
-from pyrovae.plotting import _colors, _legend, _styled, _width
+from pyrovae.plotting import _colors, _styled
 
 __all__ = ["gains"]
 
@@ -33,7 +34,7 @@ def gains(
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['accuracy on test data (%)', 'gain over alone (points)']
     """
-    figure = Figure(figsize=(11 + _width(list(accuracies)), 5.2), layout="constrained")
+    figure = Figure(figsize=(12, 6), layout="constrained")
     colors = _colors(list(accuracies))
     left, right = figure.subplots(1, 2)
     names = "accuracy on test data (%)", f"gain over {next(iter(accuracies))} (points)"
@@ -43,7 +44,8 @@ def gains(
         axes.set_xticks(range(len(labelled)), [str(n) for n in labelled])
     right.axhline(0, color="black", linewidth=1.0)
     figure.suptitle(title)
-    _legend(figure, colors)
+    handles = [Line2D([], [], color=color, linewidth=3, label=method) for method, color in colors.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 

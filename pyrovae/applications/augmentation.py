@@ -3,20 +3,19 @@
 import math
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyrovae.applications.decoding import decoded
 from pyrovae.columns import moved
 from pyrovae.conditional_vae import ConditionalVAE
 from pyrovae.conditions import OneHot
 from pyrovae.diagnostics.representation import latent_means
-from pyrovae.evaluation import evaluating, moments
+from pyrovae.evaluation import evaluating
 from pyrovae.m2 import M2
-from pyrovae.model import Kind, Model, drawn
-from pyrovae.one_vector import has_one_vector
+from pyrovae.model import Kind, Model
+from pyrovae.one_vector import has_one_vector, has_real_vector
 from pyrovae.rng import isolated
-from pyrovae.supports import describe
 
 __all__ = ["augmented", "few_of_each", "rightly_told"]
 
@@ -71,12 +70,11 @@ def augmented(
         made["reconstructions"] = [vae.reconstruct(*data, kind=kind) for _ in range(number)]
         if len(data) == 2:
             made["draws of the class"] = [vae.sample(len(x), kind, y=data[1]) for _ in range(number)]
-        elif has_one_vector(vae, x) and describe((q := vae.encode(*data)).support) == "R^D":
-            means = moments(q)[0]
-            made["mixed codes"] = [drawn(_mixed(vae, means, y), kind) for _ in range(number)]
+        elif has_real_vector(vae, x):
+            made["mixed codes"] = decoded(vae, _mixed(latent_means(vae, x), y, number), kind, seed)
         if x.dim() == 4:
             made["shifts and turns"] = [_moved_about(x) for _ in range(number)]
-    return {name: torch.cat(parts).cpu() for name, parts in made.items()}
+    return {name: torch.cat([*parts]).cpu() for name, parts in made.items()}
 
 
 def rightly_told(
@@ -113,7 +111,7 @@ def rightly_told(
     sets = {ALONE: (x, test[0])}
     for name, more in augmented(vae, x, y, number, kind, seed).items():
         sets[name] = torch.cat([x, more.to(x)]), test[0]
-    if len(_arguments(vae, x, y)) == 1 and has_one_vector(vae, x):
+    if has_one_vector(vae, x):
         sets[MEANS] = latent_means(vae, x), latent_means(vae, test[0])
     right = {}
     for name, (features, test_features) in sets.items():
@@ -160,13 +158,12 @@ def _arguments(vae: Model, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     return (x, y) if isinstance(vae, ConditionalVAE | M2) else (x,)
 
 
-def _mixed(vae: Model, means: Tensor, y: Tensor) -> TorchDistribution:
-    """p(x | z) of z between each mean and another one of its class."""
-    alike = (y[:, None] == y).double().fill_diagonal_(0)
+def _mixed(z: Tensor, y: Tensor, number: int) -> Tensor:
+    """Codes between each one and others of its class, `(number, N, D)`."""
+    alike = (y[:, None] == y).cpu().double().fill_diagonal_(0)
     alike.diagonal().copy_(alike.sum(1) == 0)  # with itself, if it is the only one
-    other = alike.multinomial(1).squeeze(1).to(means.device)
-    t = torch.rand(len(means), 1).to(means)
-    return vae.likelihood(torch.lerp(means, means[other], t))
+    others = alike.multinomial(number, replacement=True).T  # (number, N)
+    return torch.lerp(z.expand(number, -1, -1), z[others], torch.rand(number, len(z), 1).to(z))
 
 
 def _moved_about(x: Tensor) -> Tensor:

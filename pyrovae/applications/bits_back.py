@@ -64,7 +64,7 @@ class Compressed(NamedTuple):
 
 
 @torch.no_grad()
-def compress(vae: VAE, x: Tensor, bits: int = 10, seed: int = 0) -> Compressed:
+def compress(vae: VAE, x: Tensor, bits: int = 12, seed: int = 0) -> Compressed:
     """Data, one after the other, in E_q[-log2 p(x | z) - log2 p(z) + log2 q(z | x)] bits each on average: -ELBO.
 
     For each datum z is decoded, as if what is there were a code of it by q(z | x); then x is encoded by p(x | z) and z
@@ -72,14 +72,15 @@ def compress(vae: VAE, x: Tensor, bits: int = 10, seed: int = 0) -> Compressed:
     coder is a stack, so that a datum's z comes out of what the one before it left, and bits of something else, here
     random ones, are needed once. Each z_d is in one of 2^bits bins of equal mass under p(z_d), its value their median.
 
-    Decoding takes the very probabilities of encoding; see `CodeTables` for how these are had.
+    Decoding takes the very probabilities of encoding; see `CodeTables` for how these are had. The coder takes nothing to
+    be less probable than 2^-24, so that an element of x takes at most 24 bits.
 
     Args:
         vae: the model: p(x | z) of discrete elements, independent given z; dimensions of z independent in p(z), with
             quantiles, and in q(z | x), with a cumulative distribution function.
         x: data, `(N, *event)`.
-        bits: of a latent dimension. More make bins finer, but the coder gives each bin a probability of 2^-24 or more,
-            also where q(z | x) has none, and from there x is coded badly: with 8 to 11 bits messages were shortest.
+        bits: of a latent dimension. More make bins finer, but the coder gives each a probability of 2^-24 or more, also
+            where q(z | x) has next to none.
         seed: of the initial bits.
 
     Raises:
@@ -124,12 +125,13 @@ def _encoded(tables: CodeTables, x: Tensor, symbols: Tensor, values: Tensor, fir
     """The words of a coder that began with `first`; None if these were too few."""
     coder = stream.stack.AnsCoder(first)
     m, d = tables.z.shape
-    for datum, indices in tqdm(zip(x, symbols.flatten(1).int().numpy(), strict=True), "encoding", len(x), **_BAR):
+    each = zip(x, symbols.flatten(1).int().numpy(), _shifts(len(x), tables), strict=True)
+    for datum, indices, shift in tqdm(each, "encoding", len(x), **_BAR):
         if coder.num_bits() < d * _MOST + 64:  # or z could take all, and more than is there has no way back
             return None
         z = coder.decode(_TABLE, tables.posterior(datum))
         coder.encode_reverse(indices, _TABLE, tables.likelihood(z, values))
-        coder.encode_reverse(z, stream.model.Uniform(m))
+        coder.encode_reverse((z + shift) % m, stream.model.Uniform(m))
     return coder.get_compressed()
 
 
@@ -155,8 +157,8 @@ def decompress(vae: VAE, compressed: Compressed) -> Tensor:
         coder = stream.stack.AnsCoder(compressed.words)
         m, d = tables.z.shape
         data = []
-        for _ in tqdm(range(compressed.num_data), "decoding", **_BAR):
-            z = coder.decode(stream.model.Uniform(m), d)
+        for shift in tqdm(_shifts(compressed.num_data, tables)[::-1], "decoding", **_BAR):
+            z = (coder.decode(stream.model.Uniform(m), d) - shift) % m
             indices = coder.decode(_TABLE, tables.likelihood(z, values))
             datum = values[torch.from_numpy(indices).long()].to(parameter.dtype).reshape(tables.event_shape)
             coder.encode_reverse(z, _TABLE, tables.posterior(datum))
@@ -172,3 +174,13 @@ def decompress(vae: VAE, compressed: Compressed) -> Tensor:
 def _random_words(number: int, seed: int) -> np.ndarray:
     """None of them 0, which a stack would not keep at its end."""
     return np.random.default_rng(seed).integers(1, 2**32, number, dtype=np.uint32)
+
+
+def _shifts(num_data: int, tables: CodeTables) -> np.ndarray:
+    """By how much the bins of each z are shifted before they are encoded, `(N, D)`, the same in encoding and decoding.
+
+    The next datum's z is decoded from the bits that this one's was encoded in: where q(z | x) is near to p(z), it would
+    be the same z again. Shifted at random, draws are independent.
+    """
+    m, d = tables.z.shape
+    return np.random.default_rng(0).integers(m, size=(num_data, d), dtype=np.int32)

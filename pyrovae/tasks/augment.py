@@ -12,10 +12,10 @@ from pyrovae import applications, family_plots
 from pyrovae.application_plots.gains import gains
 from pyrovae.applications.augmentation import ALONE
 from pyrovae.columns import columns
-from pyrovae.drawn import Drawn
 from pyrovae.model import Kind
 from pyrovae.paired import Difference, difference
 from pyrovae.runs import Run
+from pyrovae.tasks.some import are_images, some
 from pyrovae.tasks.task import Result
 
 __all__ = ["augment"]
@@ -51,18 +51,15 @@ def augment(
         raise ValueError(f"a classifier needs labels, and {run.dataset.protocol.data} has none: give data with labels")
     if seeds < 2 or not labelled:
         raise ValueError(f"give at least two seeds and a number of labels, not {seeds} and {labelled}")
-    generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(test), generator=generator)[:num_test]
-    train = train[: len(labels.train)]  # after which a model of few labels has these data again
-    train = train.draw(generator) if isinstance(train, Drawn) else train
-    options = (number, kind, linear)
+    train = train[: len(labels.train)]  # after which a model of few labels has some of them again
+    train, test = some(len(train), seed, train, labels.train), some(num_test, seed, test, labels.test)
 
     right: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))  # by method and labels
     trials = [(s, n) for s in range(seed, seed + seeds) for n in labelled]
     for s, n in tqdm(trials, "learning", unit=" trials", delay=3, disable=None, leave=None):
-        data = (train, labels.train), (test[some], labels.test[some])
-        for method, found in applications.rightly_told(run.vae, *data, n, *options, seed=s).items():
-            right[method][n].append(found)
+        found = applications.rightly_told(run.vae, train, test, n, number, kind, linear, seed=s)
+        for method, right_or_wrong in found.items():
+            right[method][n].append(right_or_wrong)
     values = {method: [torch.stack(of[n]) for n in labelled] for method, of in right.items()}  # each (S, N_test)
     accuracies = {method: [difference(a, torch.zeros_like(a)) for a in of] for method, of in values.items()}
     differences = {
@@ -72,18 +69,18 @@ def augment(
     }
 
     numbers = _numbers(labelled, accuracies, "accuracy") | _numbers(labelled, differences, "gain")
-    seen = f"the classes of {int((known[0][: len(train)] >= 0).sum())} of them" if known else "without their classes"
+    known = f"with the classes of {(known[0][: len(train[0])] >= 0).sum()} of them" if known else "without classes"
     about = (
-        f"Accuracy in % on {len(some)} test data with {ALONE}, and what other methods gain in points, with 95 % "
-        f"intervals over seeds ({seeds}) and test data, each by itself. The model was fitted to {len(train)} training "
-        f"data, {seen}."
+        f"Accuracy in % on {len(test[0])} test data with {ALONE}, and what other methods gain in points, with 95 % "
+        f"intervals over seeds ({seeds}) and test data, each by itself. The model was fitted to {len(train[0])} "
+        f"training data, {known}."
     )
     title = f"{number} made of each, by {kind}s of p(x | z): 95 % intervals over seeds and test data"
     files = {"gains.png": gains(labelled, accuracies, differences, title).savefig}
-    if train.dim() == 4 and train.shape[1] in (1, 3):
-        few = applications.few_of_each(labels.train, min(labelled), seed)
-        made = applications.augmented(run.vae, train[few], labels.train[few], 1, kind, seed)
-        rows = {name: x[:: -(-len(few) // 12)] for name, x in ({"labelled data": train[few]} | made).items()}
+    if are_images(train[0]):
+        x, y = (t[applications.few_of_each(train[1], min(labelled), seed)] for t in train)
+        made = {"labelled data": x} | applications.augmented(run.vae, x, y, 1, kind, seed)
+        rows = {name: images[:: -(-len(x) // 12)] for name, images in made.items()}
         files["examples.png"] = family_plots.montage(rows, f"One made of each, by {kind}s of p(x | z)").savefig
     return Result(numbers, f"{about}\n{_said(labelled, accuracies, differences)}", files)
 

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from pyrovae import applications, evaluation
 from pyrovae.application_plots.code_lengths import code_lengths
+from pyrovae.columns import columns
 from pyrovae.runs import Run
 from pyrovae.tasks.task import Result
 
 __all__ = ["compress", "others"]
 
 
-def compress(run: Run, num_data: int = 1000, bits: int = 10, num_samples: int = 500, seed: int = 0) -> Result:
+def compress(run: Run, num_data: int = 1000, bits: int = 12, num_samples: int = 500, seed: int = 0) -> Result:
     """Compress test data without loss by bits-back coding, to about -ELBO bits each, and decode the file again.
 
     Args:
@@ -31,7 +32,7 @@ def compress(run: Run, num_data: int = 1000, bits: int = 10, num_samples: int = 
     """
     if num_data < 1 or num_samples < 2:
         raise ValueError(f"take at least one datum and two draws for each, not {num_data} and {num_samples}")
-    x = run.dataset.test[:num_data] if isinstance(run.dataset.test, Tensor) else run.dataset.test
+    x = columns(run.dataset.test)[0][:num_data]
     message = applications.compress(run.vae, x, bits, seed)
     content = message.to_bytes()
     decoded = applications.decompress(run.vae, applications.Compressed.from_bytes(content))
