@@ -72,8 +72,8 @@ def compress(vae: VAE, x: Tensor, bits: int = 12, seed: int = 0) -> Compressed:
     coder is a stack, so that a datum's z comes out of what the one before it left, and bits of something else, here
     random ones, are needed once. Each z_d is in one of 2^bits bins of equal mass under p(z_d), its value their median.
 
-    Decoding takes the very probabilities of encoding; see `CodeTables` for how these are had. The coder takes nothing to
-    be less probable than 2^-24, so that an element of x takes at most 24 bits.
+    Decoding takes the very probabilities of encoding; see `CodeTables` for how these are had. To the coder nothing is
+    less probable than 2^-24, so that an element of x takes at most 24 bits.
 
     Args:
         vae: the model: p(x | z) of discrete elements, independent given z; dimensions of z independent in p(z), with

@@ -15,6 +15,7 @@ from pyrovae import applications, evaluation
 from pyrovae.application_plots.code_lengths import code_lengths
 from pyrovae.columns import columns
 from pyrovae.runs import Run
+from pyrovae.tasks.some import are_images
 from pyrovae.tasks.task import Result
 
 __all__ = ["compress", "others"]
@@ -94,7 +95,7 @@ def others(x: Tensor) -> dict[str, int]:
         forms.append(np.packbits(indices.astype(bool)).tobytes())
     coders = {"gzip": gzip.compress, "bzip2": bz2.compress, "lzma": lzma.compress}
     sizes = {"raw": len(forms[-1])} | {name: min(len(code(form)) for form in forms) for name, code in coders.items()}
-    if x.dim() == 4 and x.shape[1] in (1, 3) and len(values) <= 256:
+    if are_images(x) and len(values) <= 256:
         with io.BytesIO() as file:
             sheet(indices, binary=len(values) <= 2).save(file, "PNG", optimize=True)
             sizes["PNG"] = len(file.getvalue())
