@@ -3,8 +3,8 @@
 from pyrovae.applications.aggregate_posterior import aggregate_posterior
 from pyrovae.applications.anomalies import anomaly_scores, likelihood_regret, typicality, typicality_threshold
 from pyrovae.applications.arithmetic import attribute_vector, share
-from pyrovae.applications.auroc import AUROC, auroc
 from pyrovae.applications.augmentation import augmented, few_of_each, rightly_told
+from pyrovae.applications.auroc import AUROC, auroc
 from pyrovae.applications.bits_back import Compressed, compress, decompress
 from pyrovae.applications.decoding import decoded
 from pyrovae.applications.denoising import Denoised, denoise
