@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae import family_plots, plotting
 from pyrovae.application_plots.imputation import hidden, tinted
+from pyrovae.applications import latent_map
 from pyrovae.columns import columns, moved
 from pyrovae.conditions import OneHot, Quadrants
 from pyrovae.data import Dataset
@@ -71,15 +72,10 @@ def draw(vae: Model, dataset: Dataset, history: History, tsne: bool = False, see
 def _latent_means(vae: Model, data: list[Tensor], labels: Tensor | None, tsne: bool, seed: int) -> Named:
     means, deviations = (t.cpu() for t in moments(vae.encode(*data)))
     labels = None if labels is None else labels[: len(means)]
-    points, names = _plane(means, deviations)
+    points, names = latent_map.plane(means, deviations)
     yield "latent_means", plotting.latent_means(points, labels, names)
     if tsne:
-        from sklearn.manifold import TSNE  # which takes a second
-
-        points = torch.from_numpy(
-            TSNE(random_state=seed, perplexity=min(30, (len(means) - 1) / 3)).fit_transform(means.numpy())
-        )
-        yield "latent_means_tsne", plotting.latent_means(points, labels, ("t-SNE 1", "t-SNE 2"))
+        yield "latent_means_tsne", plotting.latent_means(latent_map.tsne(means, seed), labels, ("t-SNE 1", "t-SNE 2"))
 
 
 @singledispatch
@@ -110,10 +106,10 @@ def _(vae: VAE, data: tuple[Tensor, ...], labels: Tensor | None, seed: int) -> N
     prior = vae.prior()
     if tuple(prior.event_shape) == (2,) and describe(prior.support) == "R^D":
         means = moments(vae.encode(data[0][:5000]))[0].cpu()
-        grid, quantiles = _quantile_grid(vae, torch.linspace(0.02, 0.98, 15))
+        grid, quantiles = latent_map.quantile_grid(vae, torch.linspace(0.02, 0.98, 15))
         images = vae.likelihood(grid).mean
         yield "decoded_grid", plotting.decoded_grid(images, quantiles)
-        path = _path(means, None if labels is None else labels[: len(means)], quantiles)
+        path = latent_map.path(means, None if labels is None else labels[: len(means)], quantiles)
         decoded = vae.likelihood(path.to(data[0])).mean
         yield "decoded_path", plotting.decoded_grid(images, quantiles, path, decoded)
 
@@ -282,22 +278,6 @@ def _kl_per_layer(vae: Model, data: tuple[Tensor, ...], seed: int) -> Figure:
     return family_plots.bars(kl, "KL (nats)", "What each layer tells of x")
 
 
-def _plane(means: Tensor, deviations: Tensor) -> tuple[Tensor, tuple[str, str]]:
-    """Two numbers for each latent mean, and what they are."""
-    if means.shape[1] == 2:
-        return means, ("$z_1$", "$z_2$")
-    if means.shape[1] == 1:
-        return torch.cat([means, deviations], 1), ("mean of q(z | x)", "its standard deviation")
-    if torch.equal(means, means[:1].expand_as(means)):  # all alike, which have no direction
-        return means[:, :2], ("$z_1$", "$z_2$")
-    from sklearn.decomposition import PCA  # which takes a second
-
-    pca = PCA(2, random_state=0)
-    points = torch.from_numpy(pca.fit_transform(means.numpy()))
-    first, second = pca.explained_variance_ratio_
-    return points, (f"first principal component ({first:.0%})", f"second ({second:.0%})")
-
-
 def _one_of_each(labels: Tensor | None, n: int) -> Tensor:
     """Indices of six data of n, of as many classes as there are."""
     if labels is None:
@@ -314,21 +294,3 @@ def _projected(z: Tensor, *others: Tensor) -> tuple[tuple[str, str], *tuple[Tens
     z = z.flatten(0, -2)
     _, _, axes = torch.linalg.svd(z - z.mean(0), full_matrices=False)
     return ("first component of z", "second"), *(t @ axes[:2].T for t in others)
-
-
-def _quantile_grid(vae: VAE, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Z of two dimensions at the prior's quantiles, `(n, n, 2)`, z_2 falling along the first; and those, `(2, n)`."""
-    z = vae.prior().sample((100_000,))
-    quantiles = z.quantile(levels.to(z), dim=0).T
-    second, first = torch.meshgrid(quantiles[1].flip(0), quantiles[0], indexing="ij")
-    return torch.stack([first, second], -1), quantiles.cpu()
-
-
-def _path(means: Tensor, labels: Tensor | None, quantiles: Tensor) -> Tensor:
-    """A straight path between two latent means within the quantiles, of two classes if there are classes, `(10, 2)`."""
-    inside = ((means > quantiles[:, 0]) & (means < quantiles[:, -1])).all(1).nonzero().flatten()
-    start = inside[0] if len(inside) else 0
-    ends = inside if labels is None else inside[labels[inside] != labels[start]]
-    # The farthest one, so that there is something to see on the way.
-    end = ends[(means[ends] - means[start]).norm(dim=1).argmax()] if len(ends) else -1
-    return torch.lerp(means[start], means[end], torch.linspace(0, 1, 10).unsqueeze(1))

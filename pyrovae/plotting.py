@@ -1,7 +1,8 @@
 """Figures: each takes tensors and returns a matplotlib `Figure`; nothing is computed here but the layout."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import wraps
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -109,21 +110,32 @@ def latent_means(points: Tensor, labels: Tensor | None = None, names: Sequence[s
     figure = Figure(figsize=(7, 6.5), layout="constrained")
     axes = figure.subplots()
     _scatter(axes, points, labels)
+    axes.set_aspect("equal", adjustable="datalim")
     axes.set(xlabel=names[0], ylabel=names[1], title="Means of q(z | x)")
     return figure
 
 
 @_styled
 def decoded_grid(
-    images: Tensor, quantiles: Tensor, path: Tensor | None = None, decoded_path: Tensor | None = None
+    images: Tensor,
+    quantiles: Tensor,
+    path: Tensor | None = None,
+    decoded_path: Tensor | None = None,
+    means: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> Figure:
     """The means of p(x | z) over a grid of two-dimensional z, and over it a path through z with its strip of images.
+
+    With means of q(z | x) the images are faint, and the means over them coloured by label; those off the grid are left
+    out.
 
     Args:
         images: `(n, n, C, H, W)`: z_2 falls along the first dimension, z_1 rises along the second.
         quantiles: values of z_1 and of z_2 on the grid, rising, `(2, n)`.
         path: z from one datum to another, `(m, 2)`.
         decoded_path: the means of p(x | z) along it, `(m, C, H, W)`.
+        means: of q(z | x), `(N, 2)`.
+        labels: class of each, `(N,)`, or None.
 
     Example:
         >>> levels = torch.linspace(-2, 2, 5).expand(2, 5)
@@ -139,15 +151,27 @@ def decoded_grid(
     _montage(grid, images)
     centers = np.arange(n) + 0.5  # of the tiles, of which there are n from left to right
     width, height = images.shape[-1] + 1, images.shape[-2] + 1
+
+    def place(z: Tensor) -> Tensor:
+        """Where z `(m, 2)` lies in the picture; NaN off the grid."""
+        z = z.detach().cpu().numpy()
+        first, second = (np.interp(z[:, d], quantiles[d], centers, np.nan, np.nan) for d in (0, 1))
+        return torch.from_numpy(np.stack([width * first, height * (n - second)], 1))
+
     shown = sorted(set(np.linspace(0, n - 1, 5).round().astype(int).tolist()))
     grid.set_xticks([width * centers[i] for i in shown], [f"{quantiles[0, i].round(1) + 0:.1f}" for i in shown])
     grid.set_yticks([height * (n - centers[i]) for i in shown], [f"{quantiles[1, i].round(1) + 0:.1f}" for i in shown])
     grid.set(xlabel="$z_1$", ylabel="$z_2$", title="Means of p(x | z) at the prior's quantiles")
+    if means is not None:
+        grid.images[0].set_alpha(0.35)
+        inside = (points := place(means)).isfinite().all(1)
+        _scatter(grid, points[inside], None if labels is None else labels.cpu()[inside], 45, 0.7)
+        grid.set_title("Means of p(x | z) at the prior's quantiles,\nover them means of q(z | x) of test data")
     if path is not None:
-        first, second = (np.interp(path[:, d].detach().cpu().numpy(), quantiles[d], centers) for d in (0, 1))
-        grid.plot(width * first, height * (n - second), color="tab:red", marker="o", linewidth=3, markersize=7)
-        _write(grid, width * first[0], height * (n - second[0]), "A", "tab:red")
-        _write(grid, width * first[-1], height * (n - second[-1]), "B", "tab:red")
+        along, color = place(path).numpy(), "tab:red" if means is None else "black"
+        grid.plot(*along.T, color=color, marker="o", linewidth=3, markersize=7)
+        _write(grid, *along[0], "A", color)
+        _write(grid, *along[-1], "B", color)
         _montage(strip, decoded_path[None])
         strip.set_title("means of p(x | z) along the path from A to B")
     return figure
@@ -297,7 +321,7 @@ def _seeds(
         by_epoch.plot([rows[0]["epoch"] for rows in together], mean, color=color, linewidth=3)
 
 
-def _colors(names: Iterable[str]) -> dict[str, tuple]:
+def _colors(names: Iterable[Hashable]) -> dict[Any, tuple]:
     """A colour for each name, as unlike each other as can be."""
     names = list(names)
     few = len(names) <= 10
@@ -404,22 +428,22 @@ def _montage(axes: Axes, images: Tensor, names: Sequence[str] = ()) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _scatter(axes: Axes, points: Tensor, labels: Tensor | None) -> None:
+def _scatter(axes: Axes, points: Tensor, labels: Tensor | None, size: float = 10, edge: float = 0) -> None:
+    """Points `(N, 2)`, coloured by label, each label written at the mean of its class; with an edge, in its colour."""
     points = points.detach().cpu().numpy()
+    style = {"s": size, "linewidths": edge, "edgecolors": "black"}
     if labels is None:
-        axes.scatter(*points.T, s=10, linewidths=0)
-    else:
-        labels = labels.cpu().numpy()
-        classes = np.unique(labels).tolist()
-        colors = matplotlib.colormaps["tab10" if len(classes) <= 10 else "turbo"]
-        for i, label in enumerate(classes):
-            color = colors(i if len(classes) <= 10 else i / (len(classes) - 1))
-            axes.scatter(*points[labels == label].T, s=10, linewidths=0, color=color)
-        for label in classes:
-            _write(axes, *points[labels == label].mean(0).tolist(), str(label))
-    axes.set_aspect("equal", adjustable="datalim")
+        axes.scatter(*points.T, **style)
+        return
+    labels = labels.cpu().numpy()
+    classes = np.unique(labels).tolist()
+    colors = _colors(classes)
+    for label in classes:
+        axes.scatter(*points[labels == label].T, color=colors[label], **style)
+    for label in classes:
+        _write(axes, *points[labels == label].mean(0).tolist(), str(label), colors[label] if edge else "black")
 
 
-def _write(axes: Axes, x: float, y: float, text: str, color: str = "black") -> None:
+def _write(axes: Axes, x: float, y: float, text: str, color: str | tuple = "black") -> None:
     effects = [withStroke(linewidth=5, foreground="white")]
     axes.text(x, y, text, color=color, fontsize=20, fontweight="bold", ha="center", va="center", path_effects=effects)

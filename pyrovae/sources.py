@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pyrovae.shapes import shapes
+from pyrovae.swiss_roll import SCALING, swiss_roll
 
 __all__ = ["NAMES", "TO_LEARN_FROM_THE_REST", "Part", "Source", "read"]
 
@@ -117,6 +118,11 @@ def _shapes(_: Path) -> Source:
     return _random_split(Part(x, factors[:, 0], factors), "none", levels=2)
 
 
+def _swiss_roll(_: Path) -> Source:
+    x, factors = swiss_roll()
+    return _random_split(Part(x, None, factors), SCALING, levels=None)
+
+
 def _train_and_test(name: str, root: Path, options: Callable[[bool], dict]) -> list:
     """Both parts of a set of torchvision's: the copy under root, else a download."""
     from torchvision import datasets  # here, as it takes long to import, and digits do without
@@ -191,6 +197,7 @@ def _omniglot(root: Path) -> Source:
 _NAMED: dict[str, Callable[[Path], Source]] = {
     "digits": _digits,
     "shapes": _shapes,
+    "swiss_roll": _swiss_roll,
     "mnist": _mnist_like("mnist"),
     "fashion_mnist": _mnist_like("fashion_mnist"),
     "kmnist": _mnist_like("kmnist"),

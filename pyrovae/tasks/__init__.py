@@ -8,6 +8,7 @@ from pyrovae.tasks.detect import detect
 from pyrovae.tasks.generate import generate
 from pyrovae.tasks.impute import impute
 from pyrovae.tasks.interpolate import interpolate
+from pyrovae.tasks.latent_map import latent_map
 from pyrovae.tasks.task import Result, write
 from pyrovae.tasks.traverse import traverse
 
@@ -22,5 +23,6 @@ TASKS = {
     "generate": generate,
     "impute": impute,
     "interpolate": interpolate,
+    "map": latent_map,
     "traverse": traverse,
 }  # by the name on the command line

@@ -20,6 +20,8 @@ class Result(NamedTuple):
 def write(result: Result, folder: str | Path) -> None:
     """Keep a result in a folder: `numbers.json` and each file, whole or not at all.
 
+    A name that ends with / is of a folder, which its writer makes, and replaces.
+
     Args:
         result: the result.
         folder: made if it is not there; files that are there and have one of the names are replaced.
@@ -27,6 +29,9 @@ def write(result: Result, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, writer in result.files.items():
+        if name.endswith("/"):
+            writer(folder / name)
+            continue
         with whole(folder / name) as path:
             writer(path)
     write_json(folder / "numbers.json", result.numbers)
