@@ -1,10 +1,11 @@
 """Simulation-based calibration: is z ~ p(z), from which x was drawn, a typical draw of q(z | x)?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from pyro.distributions import TorchDistribution
 from scipy.special import chdtrc
 from torch import Tensor
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from pyrovae.evaluation import _CHUNK, decoded_size, evaluating
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
-__all__ = ["Calibration", "calibration"]
+__all__ = ["Calibration", "calibration", "simulated", "uniform_ranks"]
 
 
 class Calibration(NamedTuple):
@@ -71,13 +72,7 @@ def calibration(
     """
     tails = [(1 - level) / 2 * (num_draws + 1) for level in levels]  # ranks on each side of an interval
     _check(num_data, num_draws, num_bins, levels, tails)
-    with evaluating(vae), unvalidated(), isolated(seed, "calibration"):
-        size = max(
-            math.prod(vae.prior().event_shape) * num_draws, decoded_size(vae, vae.sample(1))
-        )  # of what a z* takes
-        parts = torch.arange(num_data).split(max(_CHUNK // size, 1))
-        bar = tqdm(parts, unit=" batches", delay=3, disable=None, leave=None)
-        ranks = torch.cat([_ranks(vae, len(part), num_draws) for part in bar])
+    ranks = torch.cat([uniform_ranks(z, draws) for z, _, draws in simulated(vae, num_data, num_draws, seed)])
     counts = torch.nn.functional.one_hot(ranks * num_bins // (num_draws + 1), num_bins).sum(0).double()  # (D, num_bins)
     expected = num_data / num_bins
     chi_square = ((counts - expected).square() / expected).sum(-1)
@@ -95,17 +90,45 @@ def calibration(
     )
 
 
-def _ranks(vae: VAE, num_data: int, num_draws: int) -> Tensor:
-    """The ranks of so many z*, `(num_data, D)`."""
-    z = vae.prior().sample((num_data,))
-    q = vae.encode(vae.likelihood(z).sample())
-    if is_point(q):
-        raise ValueError(
-            f"{type(vae.encoder).__name__} gives a point, which has no spread, and so no ranks or credible intervals"
-        )
-    draws = q.sample((num_draws,))  # (L, num_data, D)
-    below, equal = (draws < z).sum(0), (draws == z).sum(0)
-    return below + (torch.rand(equal.shape, device=z.device) * (equal + 1)).long()
+def simulated(vae: VAE, num_data: int, num_draws: int, seed: int) -> Iterator[tuple[Tensor, TorchDistribution, Tensor]]:
+    """z* ~ p(z), `(B, D)`, q(z | x) of x ~ p(x | z*), and draws of it, `(L, B, D)`, N times in all, some at a time.
+
+    What is drawn between the parts is drawn under the seed, too.
+
+    Args:
+        vae: the model.
+        num_data: N.
+        num_draws: L.
+        seed: of all draws.
+
+    Raises:
+        ValueError: if the encoder gives a point.
+    """
+    with evaluating(vae), unvalidated(), isolated(seed, "calibration"):
+        size = max(
+            math.prod(vae.prior().event_shape) * num_draws, decoded_size(vae, vae.sample(1))
+        )  # of what a z* takes
+        parts = torch.arange(num_data).split(max(_CHUNK // size, 1))
+        for part in tqdm(parts, unit=" batches", delay=3, disable=None, leave=None):
+            z = vae.prior().sample((len(part),))
+            q = vae.encode(vae.likelihood(z).sample())
+            if is_point(q):
+                raise ValueError(
+                    f"{type(vae.encoder).__name__} gives a point, which has no spread, and so no ranks or credible "
+                    f"intervals"
+                )
+            yield z, q, q.sample((num_draws,))
+
+
+def uniform_ranks(t: Tensor, draws: Tensor) -> Tensor:
+    """How many of L draws lie below t, with the rank drawn among those equal to it: uniform if t is such a draw.
+
+    Args:
+        t: values, `(...)`.
+        draws: `(L, ...)`.
+    """
+    below, equal = (draws < t).sum(0), (draws == t).sum(0)
+    return below + (torch.rand(equal.shape, device=t.device) * (equal + 1)).long()
 
 
 def _check(num_data: int, num_draws: int, num_bins: int, levels: Sequence[float], tails: Sequence[float]) -> None:

@@ -9,10 +9,12 @@ from pyrovae.tasks.generate import generate
 from pyrovae.tasks.impute import impute
 from pyrovae.tasks.interpolate import interpolate
 from pyrovae.tasks.latent_map import latent_map
+from pyrovae.tasks.manifold import manifold
 from pyrovae.tasks.task import Result, write
 from pyrovae.tasks.traverse import traverse
+from pyrovae.tasks.uncertainty import uncertainty
 
-__all__ = ["TASKS", "Result", "write"]
+__all__ = ["Result", "TASKS", "write"]
 
 TASKS = {
     "arithmetic": arithmetic,
@@ -23,6 +25,8 @@ TASKS = {
     "generate": generate,
     "impute": impute,
     "interpolate": interpolate,
+    "manifold": manifold,
     "map": latent_map,
     "traverse": traverse,
+    "uncertainty": uncertainty,
 }  # by the name on the command line

@@ -29,7 +29,9 @@ def subset(run: Run, part: Literal["train", "valid", "test"], most: int, seed: i
         most: how many; fewer than there are are drawn at random, as data may be sorted.
         seed: of the draws.
     """
-    x, labels, factors = (getattr(of, part) if of else None for of in (run.dataset, run.dataset.labels, run.dataset.factors))
+    x, labels, factors = (
+        getattr(of, part) if of else None for of in (run.dataset, run.dataset.labels, run.dataset.factors)
+    )
     with isolated(seed, part):
         chosen = torch.randperm(len(x))[:most].sort().values
         x = x.draw(torch.Generator().manual_seed(seed)) if isinstance(x, Drawn) else x
