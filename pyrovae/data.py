@@ -55,9 +55,10 @@ class Dataset:
     """Tensors `(N, C, H, W)` of images, or `(N, ...)` of other data, with labels where there are any.
 
     The index of sequences `(N, C, T)` tells where their elements were observed, alike for all: `(T,)` or `(T, P)`.
-    Factors are the known factors of variation of each datum, `(N, F)` for each part; see `pyrovae.shapes`. Where values
-    are missing, `observed` tells which are not, booleans of the shape of the data; in place of those that are missing
-    stand values of other data, so that nothing is NaN.
+    Factors are the known factors of variation of each datum, `(N, F)` for each part: indices of values, as in
+    `pyrovae.shapes`, or in floating point the values themselves, as in `pyrovae.swiss_roll`. Where values are missing,
+    `observed` tells which are not, booleans of the shape of the data; in place of those that are missing stand values
+    of other data, so that nothing is NaN.
     """
 
     train: Tensor
@@ -81,11 +82,12 @@ def load(
 ) -> Dataset:
     """Load a data set by name, or from a file or folder by path, split, binarized or dequantized by a stated protocol.
 
-    Names: `digits` (scikit-learn's, 8 x 8) and `shapes` (drawn here, 32 x 32), which need no network, `mnist`,
-    `fashion_mnist`, `kmnist`, `emnist` (balanced), `omniglot` (28 x 28, ink 1), `cifar10`. Paths: a `.npy` file, a
-    `.npz` file with an array `x` (or any one array) or with `train` and `test`, `valid` if it has one, and labels `y`,
-    or `train_labels` and so on (or Keras's `x_train`, `y_train`, ...); a `.csv` file of a row for each datum, its
-    labels in a column called `y`, `label` or `class`; a folder of images, or of one folder of images for each class.
+    Names: `digits` (scikit-learn's, 8 x 8), `shapes` (drawn here, 32 x 32) and `swiss_roll` (points of a sheet rolled
+    up in three dimensions), which need no network, `mnist`, `fashion_mnist`, `kmnist`, `emnist` (balanced), `omniglot`
+    (28 x 28, ink 1), `cifar10`. Paths: a `.npy` file, a `.npz` file with an array `x` (or any one array) or with
+    `train` and `test`, `valid` if it has one, and labels `y`, or `train_labels` and so on (or Keras's `x_train`,
+    `y_train`, ...); a `.csv` file of a row for each datum, its labels in a column called `y`, `label` or `class`; a
+    folder of images, or of one folder of images for each class.
     Bytes are grey values, divided by 255, unless all are 0 or 1; other numbers, such as counts, are taken as they are.
     An array `index` of a `.npz` file, `(T,)` or `(T, P)`, tells where the T elements of every datum were observed: then
     an array `(N, C, T)` is of sequences, not of images.

@@ -80,8 +80,8 @@ def build(
     """A model and its data, as the scripts' options describe them.
 
     Args:
-        data: a data set (digits, shapes, mnist, fashion_mnist, kmnist, emnist, omniglot, cifar10), or the path of a
-            .npz, .npy or .csv file or of a folder of images.
+        data: a data set (digits, shapes, swiss_roll, mnist, fashion_mnist, kmnist, emnist, omniglot, cifar10), or the
+            path of a .npz, .npy or .csv file or of a folder of images.
         binarize: none, threshold, static or dynamic; unless given, dynamic for a likelihood of binary data, else none.
         binarize_seed: of the binarization or dequantization of test and validation data, which is the same for every
             seed.

@@ -158,7 +158,8 @@ def test_digits_are_split_as_they_ever_were():
 
 
 def test_names_lists_what_can_be_loaded_by_name():
-    assert set(data.NAMES) == {"digits", "shapes", "mnist", "fashion_mnist", "kmnist", "emnist", "omniglot", "cifar10"}
+    drawn_here = {"digits", "shapes", "swiss_roll"}
+    assert set(data.NAMES) == drawn_here | {"mnist", "fashion_mnist", "kmnist", "emnist", "omniglot", "cifar10"}
 
 
 # Downloads ------------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def regions(
         panel(axes, [_array(n) for n in nodes], _array(truth), lines, {}, colors)
         axes.set_title(titles[i], x=0.57)
         if x is not None:
-            _montage(axes.inset_axes((-0.02, 1.02, 0.19, 0.19)), x[i][None, None])
+            _montage(axes.inset_axes((-0.06, 1.02, 0.24, 0.24)), x[i][None, None])
     handles = [Line2D([], [], color=color, label=name) for name, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     figure.suptitle("Posteriors of single data" + (": lines around 50 and 95 %" if len(panels[0][0]) == 2 else ""))

@@ -12,9 +12,13 @@ from pyrovae.applications.filling import column_means, nearest_neighbours
 from pyrovae.applications.generation import distances, generated
 from pyrovae.applications.geodesics import geodesic, measured
 from pyrovae.applications.imputation import importance_resampling, log_score, observed_log_likelihood
+from pyrovae.applications.latent_map import latent_moments, neighbours, path, plane, quantile_grid, tsne
+from pyrovae.applications.manifold import by_components, by_model, told
 from pyrovae.applications.paths import linear, spherical
+from pyrovae.applications.posterior_regions import posterior_regions
 from pyrovae.applications.pseudo_gibbs import pseudo_gibbs
 from pyrovae.applications.traversals import traversal
+from pyrovae.applications.uncertainty import predictive, predictive_coverage, region_coverage
 
 __all__ = [
     "AUROC",
@@ -25,6 +29,8 @@ __all__ = [
     "attribute_vector",
     "augmented",
     "auroc",
+    "by_components",
+    "by_model",
     "column_means",
     "compress",
     "decoded",
@@ -35,17 +41,28 @@ __all__ = [
     "generated",
     "geodesic",
     "importance_resampling",
+    "latent_moments",
     "likelihood_regret",
     "linear",
     "log_score",
     "measured",
     "nearest_neighbours",
+    "neighbours",
     "observed_log_likelihood",
+    "path",
+    "plane",
+    "posterior_regions",
+    "predictive",
+    "predictive_coverage",
     "pseudo_gibbs",
+    "quantile_grid",
+    "region_coverage",
     "rightly_told",
     "share",
     "spherical",
+    "told",
     "traversal",
+    "tsne",
     "typicality",
     "typicality_threshold",
 ]

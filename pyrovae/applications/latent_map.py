@@ -55,7 +55,7 @@ def plane(means: Tensor, deviations: Tensor) -> tuple[Tensor, tuple[str, str]]:
     Example:
         >>> t = torch.linspace(-1, 1, 9)
         >>> plane(torch.stack([t, 2 * t, t.square()], 1), torch.ones(9, 3))[1]
-        ('first principal component (97%)', 'second (3%)')
+        ('first principal component (94%)', 'second (6%)')
     """
     if means.shape[1] == 2:
         return means, ("$z_1$", "$z_2$")

@@ -80,9 +80,10 @@ def told(codes: Coded, train: Tensor, test: Tensor) -> list[Told]:
 
     Example:
         >>> z = torch.rand(500, 2)
-        >>> codes, factors = Coded(z[:300], z[300:], z[300:]), torch.stack([z[:, 0], (6 * z[:, 1]).sin()], 1)
-        >>> [round(f.linear, 1) for f in told(codes, factors[:300], factors[300:])]
-        [1.0, 0.9]
+        >>> codes, factors = Coded(z[:300], z[300:], z[300:]), torch.stack([z.sum(1), (9 * z[:, 1]).sin()], 1)
+        >>> flat, bent = told(codes, factors[:300], factors[300:])
+        >>> flat.linear > 0.99, bent.neighbours > 0.9 > bent.linear
+        (True, True)
     """
     from sklearn.linear_model import LinearRegression  # which takes a second
     from sklearn.neighbors import KNeighborsRegressor

@@ -88,12 +88,13 @@ def classification(
 def disentanglement(means: Tensor, factors: Tensor, bins: int = 20) -> Disentanglement:
     """MIG = 1/F sum_k (I(z_a; v_k) - I(z_b; v_k)) / H(v_k), a and b the two z_d that tell most of v_k; and SAP alike.
 
-    Means are divided into bins of equal width for the information, as usual; a dimension that never moves has none.
+    Means, and factors in floating point, are divided into bins of equal width for the information, as usual; a
+    dimension that never moves has none.
     SAP has in place of information the accuracy of thresholds on z_d, one fewer than v_k has values.
 
     Args:
         means: latent means, `(N, D)`, D at least 2.
-        factors: values v of the F factors, each from a finite set, `(N, F)`.
+        factors: values v of the F factors, `(N, F)`, each from a finite set unless they are in floating point.
         bins: of each dimension.
 
     Raises:
@@ -120,7 +121,10 @@ def disentanglement(means: Tensor, factors: Tensor, bins: int = 20) -> Disentang
     for k, column in enumerate(v.T):
         if (column == column[0]).all():
             raise ValueError(f"factor {k} never varies in these data: leave it out")
-    binned = np.stack([np.digitize(d, np.histogram_bin_edges(d, bins)[1:-1]) for d in z.T])  # (D, N)
+    binned, of_factors = (
+        np.stack([np.digitize(d, np.histogram_bin_edges(d, bins)[1:-1]) for d in t.T]) for t in (z, v)
+    )
+    v = of_factors.T if factors.is_floating_point() else v
     information, accuracy = np.zeros((2, z.shape[1], v.shape[1]))
     for k, column in enumerate(v.T):
         entropy, values = mutual_info_score(column, column), len(np.unique(column))

@@ -48,17 +48,23 @@ def manifold(run: Run, seed: int = 0) -> Result:
     with evaluating(run.vae), isolated(seed, "samples"):
         samples = replicate(run.vae, run.vae.prior().sample((len(test.x),))).cpu()
     color, name = (test.factors[:, 0], "position") if known else (test.labels, "label")
-    codes, names = plane(model.test, torch.zeros_like(model.test))
     axes, (x, of_model, of_linear, drawn) = _solid(train.x, test.x, model.x, linear.x, samples)
     panels = [
         Panel(x, "data x", axes),
-        Panel(codes, "means of q(z | x)", names),
+        _flat(model.test, "means of q(z | x)"),
         Panel(of_model, "means of p(x | z) there", axes),
         Panel(drawn, "samples of p(x)", axes, colored=False),
-        Panel(linear.test[:, :2], "principal components of x", ["first component", "second"]),
+        _flat(linear.test, "principal components of x"),
         Panel(of_linear, "x from the components", axes),
     ]
     return Result(numbers, "\n".join(sentences), {"manifold.png": plot(panels, color, name).savefig})
+
+
+def _flat(codes: Tensor, title: str) -> Panel:
+    """Codes in the plane; of one dimension on a line."""
+    line = torch.zeros_like(codes[:, :1])
+    points, names = (torch.cat([codes, line], 1), ("$z_1$", "")) if codes.shape[1] == 1 else plane(codes, codes)
+    return Panel(points, title, names)
 
 
 def _solid(train: Tensor, *others: Tensor) -> tuple[list[str], list[Tensor]]:
