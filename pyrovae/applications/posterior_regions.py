@@ -28,7 +28,7 @@ class Region(NamedTuple):
     log_likelihood: Tensor  # log p(x), ()
 
 
-def posterior_regions(vae: VAE, x: Tensor, levels: Sequence[float], limit: float = 6.0) -> list[Region]:
+def posterior_regions(vae: VAE, x: Tensor, levels: Sequence[float], limit: float = 6.0) -> list[Region | None]:
     """P(z in R_c | x), R_c the least region that holds the share c of q(z | x): c for each c if q(z | x) = p(z | x).
 
     A coarse grid finds where p(z | x) is, a fine one around it and q(z | x) gives both densities.
@@ -39,8 +39,11 @@ def posterior_regions(vae: VAE, x: Tensor, levels: Sequence[float], limit: float
         levels: c.
         limit: the coarse grid goes from -limit to limit, or further, to where q(z | x) is.
 
+    Returns:
+        One for each datum; None where no grid is fit for the posterior, which is too narrow for as far as it reaches.
+
     Raises:
-        ValueError: for other latent variables, a q that gives no density, or a posterior that no grid is fit for.
+        ValueError: for other latent variables, or a q that gives no density.
 
     References:
         Hyndman (1996), Computing and graphing highest density regions, https://doi.org/10.1080/00031305.1996.10474359
@@ -64,20 +67,34 @@ def posterior_regions(vae: VAE, x: Tensor, levels: Sequence[float], limit: float
             raise ValueError(f"a grid has one or two dimensions, but z has {latent_dim}: see the coverage instead")
         low, high = mean - 6 * deviation, mean + 6 * deviation
         ends = max(limit, high.max().item(), -low.min().item())
-        axis = torch.linspace(-ends, ends, 2001 if latent_dim == 1 else 201, dtype=torch.double)
-        coarse = torch.cartesian_prod(*[axis] * latent_dim).reshape(-1, latent_dim)
-        seen = joint_table(vae, x, coarse).cpu()  # (N, G)
-        seen = seen > seen.amax(1, keepdim=True) - _FAR
-        step, regions = axis[1] - axis[0], []
-        for i in range(len(x)):
-            around = coarse[seen[i]]
-            box = torch.stack(
-                [torch.minimum(around.amin(0) - step, low[i]), torch.maximum(around.amax(0) + step, high[i])]
-            )
-            grid = grid_posterior(vae, x[i : i + 1], 401 if latent_dim == 1 else 101, box.T.tolist(), tolerance=0.1)
-            guide = vae.encode(x[i : i + 1]).log_prob(grid.z.to(x)).exp().double()
+        whole = torch.tensor([[-ends], [ends]]).expand(2, latent_dim)
+        coarse = _grid(whole, 2001 if latent_dim == 1 else 201)
+        table, regions = joint_table(vae, x, coarse).cpu(), []  # (N, G)
+        for i, datum in enumerate(x.split(1)):
+            box = _box(coarse, table[i], low[i], high[i])
+            finer = _grid(box, 101)
+            box = _box(finer, joint_table(vae, datum, finer)[0].cpu(), low[i], high[i])
+            try:
+                grid = grid_posterior(vae, datum, 401 if latent_dim == 1 else 151, box.T.tolist(), tolerance=0.1)
+            except ValueError:  # too narrow for as far as it reaches
+                regions.append(None)
+                continue
+            guide = vae.encode(datum).log_prob(grid.z.to(x)).exp().double()
             regions.append(_region(grid, guide, latent_dim, levels))
     return regions
+
+
+def _grid(box: Tensor, points: int) -> Tensor:
+    """A grid of so many points along each dimension of a box, its least and greatest z, `(2, D)`: `(G, D)`."""
+    axes = [torch.linspace(*ends, points, dtype=torch.double) for ends in box.T.tolist()]
+    return torch.cartesian_prod(*axes).reshape(-1, len(axes))
+
+
+def _box(z: Tensor, log_joint: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The least box that holds what counts of p(x, z) on a grid, a step around it, and q(z | x): `(2, D)`."""
+    around = z[log_joint > log_joint.max() - _FAR]
+    step = torch.stack([d.unique().diff().max() for d in z.T])
+    return torch.stack([torch.minimum(around.amin(0) - step, low), torch.maximum(around.amax(0) + step, high)])
 
 
 def _region(grid: GridPosterior, guide: Tensor, latent_dim: int, levels: Sequence[float]) -> Region:

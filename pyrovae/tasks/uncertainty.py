@@ -1,6 +1,7 @@
 """Uncertainty: what is left open about x and z given a datum, and whether regions hold what they say."""
 
 import torch
+from torch import Tensor
 
 from pyrovae import evaluation
 from pyrovae.application_plots import uncertainty as plots
@@ -53,30 +54,40 @@ def uncertainty(run: Run, num_samples: int = 100, seed: int = 0) -> Result:
         f"predictive_{name}.png": figure(*(t[i[:_SHOWN]].cpu() for t in (x, *moments)), _TITLES[name]).savefig
         for name, i in of_data.items()
     }
+    some = torch.cat([torch.arange(min(_REGIONS, len(x))), worst[:4]])
     try:
-        some = torch.cat([torch.arange(min(_REGIONS, len(x))), worst[:4]])
-        regions = posterior_regions(vae, x[some], LEVELS)
+        found = posterior_regions(vae, x[some], LEVELS)
     except ValueError as error:
         sentences.append(f"no true posteriors: {error}")
-    else:
-        mass = torch.stack([region.mass for region in regions[:-4]])  # (N, C)
-        error = 1.96 * mass.std(0) / len(mass) ** 0.5
-        of_p = Coverage(torch.tensor(LEVELS), mass.mean(0), mass.mean(0) - error, mass.mean(0) + error)
-        shares["p(z | x) in regions of q(z | x), test x"] = of_p
-        drawn = [*range(min(4, len(x))), *range(len(some) - 4, len(some))]
-        kl = torch.stack([region.log_likelihood for region in regions]) - bound.value[some].cpu()
-        told = [f"KL {kl[i]:.1f} nats\n{regions[i].mass[-1]:.0%} in q's 95 %" for i in drawn]
-        panels = [(regions[i].nodes, regions[i].truth, regions[i].guide) for i in drawn]
+        found = []
+    fit = [i for i, region in enumerate(found) if region]
+    if found and len(fit) < len(found):
+        sentences.append(f"no grid is fit for the true posterior of {len(found) - len(fit)} of {len(found)} data")
+    mass = [found[i].mass for i in fit if i < _REGIONS]
+    if len(mass) > 1:
+        shares["p(z | x) in regions of q(z | x), test x"] = _mean_coverage(torch.stack(mass))
+    if drawn := [i for i in fit if i < 4 or i >= len(some) - 4]:
+        told = [
+            f"KL {found[i].log_likelihood - bound.value[some[i]].cpu():.1f} nats\n{found[i].mass[-1]:.0%} in q's 95 %"
+            for i in drawn
+        ]
+        panels = [(found[i].nodes, found[i].truth, found[i].guide) for i in drawn]
         files["posteriors.png"] = plots.regions(panels, told, x[some[drawn]].cpu() if image else None).savefig
-    for (name, found), key in zip(shares.items(), ("z", "x", "posterior"), strict=False):
+    for (name, of), key in zip(shares.items(), ("z", "x", "posterior"), strict=False):
         for level in (0.5, 0.8, 0.95):
             i = LEVELS.index(level)
-            share, low, high = (t[i].item() for t in (found.share, found.low, found.high))
+            share, low, high = (t[i].item() for t in (of.share, of.low, of.high))
             numbers |= {f"{key}_{level:.0%}": share, f"{key}_{level:.0%}_low": low, f"{key}_{level:.0%}_high": high}
         told = ", ".join(f"{numbers[f'{key}_{level:.0%}']:.1%} in {level:.0%}" for level in (0.5, 0.8, 0.95))
         sentences.append(f"{name}: {told}")
     files["coverage.png"] = plots.coverages(shares).savefig
     return Result(numbers, "\n".join(sentences), files)
+
+
+def _mean_coverage(mass: Tensor) -> Coverage:
+    """The mean of masses of single data, `(N, C)`."""
+    error = 1.96 * mass.std(0) / len(mass) ** 0.5
+    return Coverage(torch.tensor(LEVELS), mass.mean(0), mass.mean(0) - error, mass.mean(0) + error)
 
 
 _TITLES = {
