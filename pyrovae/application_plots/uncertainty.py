@@ -134,6 +134,7 @@ def regions(
         lines = dict(zip(colors, (truth, guide), strict=True))
         panel(axes, [_array(n) for n in nodes], _array(truth), lines, {}, colors)
         axes.set_title(titles[i], x=0.57)
+        axes.locator_params("x", nbins=4)
         if x is not None:
             _montage(axes.inset_axes((-0.06, 1.02, 0.24, 0.24)), x[i][None, None])
     handles = [Line2D([], [], color=color, label=name) for name, color in colors.items()]

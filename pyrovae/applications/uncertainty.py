@@ -1,6 +1,7 @@
 """Uncertainty: what q(z | x) and p(x | z) leave open about x, and whether regions of z hold as much as they say."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -163,12 +164,13 @@ def region_coverage(
         True
     """
     ranks = []
-    for z, q, draws in simulated(vae, num_data, num_draws, seed):
-        if not scores_any(q):
-            raise ValueError(
-                f"{type(vae.encoder).__name__} tells q(z | x) at its own draws alone, and a region needs it at any z"
-            )
-        ranks.append(uniform_ranks(-q.log_prob(z), -q.log_prob(draws)).cpu())  # how many draws have a higher density
+    with closing(simulated(vae, num_data, num_draws, seed)) as parts:
+        for z, q, draws in parts:
+            if not scores_any(q):
+                raise ValueError(
+                    f"{type(vae.encoder).__name__} tells q(z | x) at its own draws alone, a region needs it at any z"
+                )
+            ranks.append(uniform_ranks(-q.log_prob(z), -q.log_prob(draws)).cpu())  # the draws of higher density
     level = torch.tensor(levels)
     counts = (torch.cat(ranks)[:, None] < level * (num_draws + 1) - 1e-4).sum(0).tolist()
     intervals = [binomtest(k, num_data).proportion_ci() for k in counts]  # Clopper's and Pearson's, 95 %

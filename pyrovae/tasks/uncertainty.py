@@ -67,9 +67,10 @@ def uncertainty(run: Run, num_samples: int = 100, seed: int = 0) -> Result:
     if len(mass) > 1:
         shares["p(z | x) in regions of q(z | x), test x"] = _mean_coverage(torch.stack(mass))
     if drawn := [i for i in fit if i < 4 or i >= len(some) - 4]:
+        kl = [(found[i].log_likelihood - bound.value[some[i]].cpu()).clamp(min=0).item() for i in drawn]
         told = [
-            f"KL {found[i].log_likelihood - bound.value[some[i]].cpu():.1f} nats\n{found[i].mass[-1]:.0%} in q's 95 %"
-            for i in drawn
+            f"{'worst q: ' if i >= len(some) - 4 else ''}KL {nats:.1f} nats\n{found[i].mass[-1]:.0%} in q's 95 %"
+            for i, nats in zip(drawn, kl, strict=True)
         ]
         panels = [(found[i].nodes, found[i].truth, found[i].guide) for i in drawn]
         files["posteriors.png"] = plots.regions(panels, told, x[some[drawn]].cpu() if image else None).savefig
