@@ -14,7 +14,7 @@ from pyrovae.tasks.task import Result, write
 from pyrovae.tasks.traverse import traverse
 from pyrovae.tasks.uncertainty import uncertainty
 
-__all__ = ["Result", "TASKS", "write"]
+__all__ = ["TASKS", "Result", "write"]
 
 TASKS = {
     "arithmetic": arithmetic,
