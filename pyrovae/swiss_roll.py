@@ -4,9 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FACTORS", "SCALING", "swiss_roll"]
+__all__ = ["NOISE", "SCALING", "swiss_roll"]
 
-FACTORS = ("position along the roll", "height")
 SCALING = "height centred, all divided by 7, noise of standard deviation 0.05 added"
 NOISE = 0.05
 
