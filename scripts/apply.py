@@ -9,17 +9,24 @@ from pathlib import Path
 from pyrovae import options, runs, tasks
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line."""
+def parser() -> options.Parser:
+    """The options: a run, and a task with its own."""
     parser = options.Parser(description=__doc__)
     parser.add_argument("run", type=str, help="folder of the run")
     commands = parser.add_subcommands(dest="task")
     for name, task in tasks.TASKS.items():
-        command = options.Parser(description=task.__doc__.partition("\n")[0])
+        what = task.__doc__.partition("\n")[0]
+        command = options.Parser(description=what)
         command.add_function_arguments(task, as_group=False, skip={"run"})
-        commands.add_subcommand(name, command, help=task.__doc__.partition("\n")[0])
-    chosen = parser.parse_args(arguments)
-    choices = parser.instantiate(chosen)[chosen.task]
+        commands.add_subcommand(name, command, help=what)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    reader = parser()
+    chosen = reader.parse_args(arguments)
+    choices = reader.instantiate(chosen)[chosen.task]
     run, folder = runs.load(chosen.run), Path(chosen.run) / chosen.task
     result = tasks.TASKS[chosen.task](run, **vars(choices))
     tasks.write(result, folder)

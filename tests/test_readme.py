@@ -5,13 +5,14 @@ import re
 import shlex
 import textwrap
 from pathlib import Path
+from runpy import run_path
 
 import pyro
 import pytest
 import torch
 
 import pyrovae
-from pyrovae import catalogue, comparison, gradients, objectives, runs
+from pyrovae import catalogue, comparison, gradients, objectives, runs, tasks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -21,7 +22,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_the_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     examples = BLOCKS[1:]
-    assert len(examples) == 12
+    assert len(examples) == 13
     scope = {}
     for code in examples:
         exec(compile(code, "README.md", "exec"), scope)
@@ -32,7 +33,8 @@ def test_the_examples_run(monkeypatch, tmp_path, capsys):
 def two_layers():
     """The README's programs and images."""
     scope = {}
-    for code in (BLOCKS[1], BLOCKS[2], BLOCKS[10].partition("for objective in (")[0]):
+    (last,) = (block for block in BLOCKS if "for objective in (" in block)
+    for code in (BLOCKS[1], BLOCKS[2], last.partition("for objective in (")[0]):
         exec(compile(code.replace("epochs=50", "epochs=0"), "README.md", "exec"), scope)
     return scope["programs"], scope["images"]
 
@@ -100,10 +102,20 @@ def test_the_commands_are_understood(tmp_path, monkeypatch):
     (tmp_path / "mypackage.py").write_text("from pyrovae.priors import StandardNormal as MyPrior\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     commands = re.findall(r"^\.venv/bin/python scripts/train\.py(.*)$", README, re.MULTILINE)
-    assert len(commands) == 25
+    assert len(commands) == 28
     for command in commands:
         if "--resume" not in command:  # that is tested with a run to resume
             runs.parse(shlex.split(command))
+
+
+def test_the_tasks_are_all_there_and_understood():
+    reader = run_path(str(ROOT / "scripts" / "apply.py"))["parser"]()
+    chosen = [
+        reader.parse_args(shlex.split(command))
+        for command in re.findall(r"^\.venv/bin/python scripts/apply\.py(.*)$", README, re.MULTILINE)
+    ]
+    assert {options.task for options in chosen} == tasks.TASKS.keys()
+    assert set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", README.partition("| task |")[2], re.M)) >= tasks.TASKS.keys()
 
 
 def test_the_comparisons_can_be_made(tmp_path, monkeypatch):
