@@ -14,6 +14,13 @@ from pyrovae import runs
 
 matplotlib.use("Agg")
 
+# Without a GPU, torch keeps a stack trace of each seed for when there will be one, 0.4 ms each, and asks the driver how
+# many there are each time it forks the random state.
+for device in (torch.cuda, torch.xpu, torch.mtia):
+    if not device.is_available():
+        device.manual_seed_all = lambda seed: None
+        device.device_count = lambda: 0
+
 
 # The scopes that take longest, in this order: they start first, so that no process ends long after the others.
 LONG = (
@@ -50,16 +57,6 @@ def pytest_collection_finish():
 
 def pytest_sessionfinish():
     gc.unfreeze()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _seeds_of_no_device():
-    """Without a GPU, torch keeps a stack trace of each seed for when there will be one, 0.4 ms each."""
-    with pytest.MonkeyPatch.context() as patch:
-        for device in (torch.cuda, torch.xpu, torch.mtia):
-            if not device.is_available():
-                patch.setattr(device, "manual_seed_all", lambda seed: None)
-        yield
 
 
 @pytest.fixture(autouse=True)

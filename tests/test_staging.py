@@ -60,8 +60,8 @@ def uncompiled(monkeypatch):
     return made
 
 
-def trained(make, compile, steps=50, batches=None, **options):
-    """Losses and parameters after some steps in float64."""
+def trained(make, compile, steps=12, batches=None, **options):
+    """Losses and parameters after some steps in float64, of which the first is plain, the second traced."""
     vae, objective, *data = make()
     optim = torch.optim.Adam([*vae.parameters(), *getattr(objective, "parameters", list)()], lr=0.002)
     svi = SVI(vae.model, vae.guide, optim, objective, compile=compile, **options)
@@ -84,8 +84,8 @@ def assert_same(make, tolerance=1e-8, **options):
 def toy(objective="ELBO", gradient=None, **names):
     def make():
         *parts, x = toys.parts(**names)
-        vae, (target, _) = VAE(*parts).double(), toys.target_of(objective, gradient)
-        return vae, target.double(), x.double()
+        target = toys.target_of(objective, gradient)[0] if isinstance(objective, str) else objective()
+        return VAE(*parts).double(), target.double(), x.double()
 
     return make
 
@@ -215,7 +215,8 @@ def test_every_model_of_the_family_is_staged(uncompiled, kind):
     x = torch.linspace(-1, 1, 40).reshape(8, *((5, 1) if kind == "markov" else (5,))).double()
     given = {"conditional": torch.arange(8) % 2, "semi-supervised": torch.arange(8) % 3 - 1, "incomplete": x > 0}
     data = (x, given[kind]) if kind in given else (x,)
-    assert_same(lambda: (family(kind).double(), objective, *data))
+    # Codes start anew once they have not been used for a while.
+    assert_same(lambda: (family(kind).double(), objective, *data), steps=50 if "averages" in kind else 12)
     assert len(uncompiled) == 1
 
 
@@ -250,7 +251,7 @@ def test_pyros_elbo_of_a_discrete_guide_is_staged(uncompiled):
     ],
 )
 def test_schedules_and_baselines_go_on(uncompiled, objective):
-    assert_same(lambda: (make_vae().double(), objective().double(), make_data().double()))
+    assert_same(lambda: (make_vae().double(), objective().double(), make_data().double()), steps=25)
     assert len(uncompiled) == 1
 
 
@@ -649,13 +650,15 @@ def test_evaluation_is_the_same(uncompiled, monkeypatch):
         lambda: (make_vae().double(), objectives.IWAE(3, gradients.DReG()), make_data().double()),
         toy(gradient="ScoreFunction", prior="Bernoulli", encoder="Bernoulli"),
         toy(objective="RWS", gradient="Sleep", prior="MixtureOfNormals"),
-        lambda: (make_vae().double(), objectives.BetaTCVAE(stratified=True, num_data=100), make_data().double()),
-        toy(objective="FactorVAE"),
-        toy(objective="WAE", prior="MixtureOfNormals"),
+        toy(lambda: objectives.BetaTCVAE(stratified=True, num_data=100)),
+        toy(lambda: objectives.FactorVAE(discriminator=networks.MLP(toys.D, 1, hidden=()))),
+        toy(objective="WAE"),
     ],
 )
 def test_compiled_steps_are_the_plain_ones(make, monkeypatch):
     monkeypatch.setenv("CI", "1")  # where the compiler is stricter about what it could decompose
+    # For what lies between two products of matrices the C++ compiler runs for 2 s; the first case has hidden layers.
+    monkeypatch.setitem(toys.SMALL, "networks.MLP", {"hidden": ()})
     assert_same(make)
 
 
