@@ -86,7 +86,7 @@ def require(vae: Model, objective: pyro.infer.ELBO | None = None, x: Data | None
             )
         some = [t[:2] for t in data]
         guide_sites = check(vae.model, vae.guide, *some)
-        with ModuleParameters():
+        with ModuleParameters(at_once=isinstance(objective, Objective)):
             if isinstance(objective, Objective):
                 objective.check_sites(guide_sites)
                 objective.loss(vae.model, vae.guide, *some)

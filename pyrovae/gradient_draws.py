@@ -165,7 +165,7 @@ def undisturbed(vae: nn.Module, seed: int | None = None, purpose: str = "") -> I
             torch.enable_grad(),
             isolated(seed, purpose),
             store.scope(store.get_state()),
-            ModuleParameters(),
+            ModuleParameters(at_once=False),
         ):
             yield
     finally:

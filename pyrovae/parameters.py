@@ -41,7 +41,7 @@ class ModuleParameters(Messenger):
         keep: whether to keep the parameters.
     """
 
-    def __init__(self, at_once: bool = False, keep: bool = True) -> None:
+    def __init__(self, at_once: bool = True, keep: bool = False) -> None:
         super().__init__()
         self.at_once, self.keep = at_once, keep
         self.parameters: dict[str, Tensor] = {}

@@ -183,7 +183,7 @@ class SVI(pyro.infer.SVI):
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
         """The loss, without a step, and with buffers left as they were; arguments as programs'."""
         args, kwargs = map(self._drawn, args), {name: self._drawn(a) for name, a in kwargs.items()}
-        with ModuleParameters(), buffers_restored(self.model, self.guide):
+        with ModuleParameters(at_once=False), buffers_restored(self.model, self.guide):
             return super().evaluate_loss(*args, **kwargs)
 
     def _check(self, *args: Any, **kwargs: Any) -> None:

@@ -174,7 +174,7 @@ def test_the_backward_pass_runs_under_the_handlers_of_the_forward_pass():
     pyro.clear_param_store()
     for chunk in (None, CHUNK):
         pyro.set_rng_seed(7)
-        with ModuleParameters():
+        with ModuleParameters(at_once=False):
             loss = E.IWAE(K, G.DReG(), chunk=chunk).differentiable_loss(vae.model, vae.guide, x)
         with poutine.trace(param_only=True) as outside:  # a handler that is none of the model's business
             grads += [torch.autograd.grad(loss, parameters, retain_graph=keep) for keep in (True, False)]

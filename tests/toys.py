@@ -111,7 +111,7 @@ def improves(objective="ELBO", gradient=None, steps=5, **names):
     """
     *programs, x = parts(**names)
     vae, (target, _) = VAE(*programs), target_of(objective, gradient)
-    optim = torch.optim.Adam([*vae.parameters(), *target.parameters()], lr=0.002)
+    optim = torch.optim.Adam([*vae.parameters(), *target.parameters()], lr=0.001)
     svi = SVI(vae.model, vae.guide, optim, target)
     four_times = torch.cat([x] * 4)
 

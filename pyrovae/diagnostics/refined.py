@@ -97,7 +97,7 @@ def searching(
         raise ValueError(f"tolerance must be positive, as a search would never end, not {tolerance}")
     vae.check(x)
     like = next(vae.parameters())
-    with ModuleParameters(at_once=True, keep=False), evaluating(vae), unvalidated(), isolated(seed, purpose):
+    with ModuleParameters(), evaluating(vae), unvalidated(), isolated(seed, purpose):
         own, other = _own(vae, first := x[:1].to(like)), None if wide is None else wide()
         sizes = [density_size(vae, x), vae.encoder.output(first, dim=-1).numel()]  # what a draw takes, and q
         sizes += [] if other is None else [math.prod(other.network.out_shape)]
