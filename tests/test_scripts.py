@@ -92,7 +92,7 @@ def test_print_config_shows_every_choice(tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_same_end(tmp_path):
-    fixed = ["--epochs", 12, "--batch_size", 16, "--num_samples", 20, "--latent_dim", 2]
+    fixed = ["--epochs", 8, "--batch_size", 16, "--num_samples", 20, "--latent_dim", 2]
     code, _, err = run_script(tmp_path, "train.py", *fixed, "--out", "whole")
     assert code == 0, err
     process = start_script(tmp_path, "train.py", *fixed, "--out", "killed")
