@@ -113,6 +113,7 @@ class SVI(pyro.infer.SVI):
         staged = Staged(self._plain_gradients, "the step", watched, depends=lambda: len(self._parameters()))
         self._gradients = staged if compile else self._plain_gradients
         self.tells = False  # whether `update` gives the terms of the ELBO
+        self.asks = True  # before the first step, whether model, objective and data go together
         self._recorded: dict[Any, tuple[Any, Captured]] = {}
         self._checked = False
 
@@ -188,7 +189,7 @@ class SVI(pyro.infer.SVI):
 
     def _check(self, *args: Any, **kwargs: Any) -> None:
         """Refuse programs that cannot be trained by the objective."""
-        if isinstance(owner := getattr(self.model, "__self__", None), Model):
+        if self.asks and isinstance(owner := getattr(self.model, "__self__", None), Model):
             require(owner, self.objective, args)
         guide_sites = check(self.model, self.guide, *args, **kwargs)
         if isinstance(self.objective, Objective):

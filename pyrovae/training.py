@@ -270,7 +270,7 @@ class _Step:
                 objective.max_plate_nesting = 1 + (objective.vectorize_particles and objective.num_particles > 1)
         options = {"clip_norm": clip_norm, "compile": compile, "generator": generator, "precision": precision}
         self.svi = SVI(model, guide, optim, objective, **options)
-        self.svi.tells = True
+        self.svi.tells, self.svi.asks = True, False  # as `fit` has asked
         self.told = Staged(self._told, "the ELBO") if compile else self._told
         # Estimators that draw from another distribution than q(z | x) do not tell the ELBO.
         self.tells = getattr(objective, "faithful", True)
