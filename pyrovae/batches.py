@@ -1,6 +1,7 @@
 """Batches of data on a device, in an order, and a binarization or dequantization, of each epoch's own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ __all__ = ["Batches"]
 class Batches:
     """An iterable of batches, tuples of tensors that begin with x `(B, *event)`; one pass is an epoch.
 
+    A pass that was left between two batches is gone on with after `load_state_dict`, else a new one begins.
     Tensors that fit on the device are kept there whole, others, or a `Dataset`, are streamed by a `DataLoader`.
 
     Args:
@@ -48,27 +50,37 @@ class Batches:
             self.streamed = TensorDataset(*held)
             if _fits(held, device):
                 self.resident = tuple(t.to(device) for t in held)
+        self.position = 0  # batches of the epoch that were given
+        self.indices = torch.empty(0, dtype=torch.int64)  # of the data in the last of them, `(B,)`
         self.order = torch.Generator().manual_seed(stream(seed, "order"))
+        self._epoch: Tensor | None = None  # of which the order of this epoch is drawn, if there is one
+        self._start = 0  # position at which it begins
         self.noise = torch.Generator(device).manual_seed(stream(seed, "binarization"))
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        self.position, self._start = self._start, 0
+        self._epoch = self.order.get_state()
         order = torch.randperm(self.size, generator=self.order) if self.shuffle else torch.arange(self.size)
-        for batch in self._resident(order) if self.resident is not None else self._streamed(order):
+        parts = order.split(self.batch_size)[self.position :]
+        batches = self._resident(parts) if self.resident is not None else self._streamed(parts)
+        for self.indices, batch in zip(parts, batches, strict=True):
+            self.position += 1
             kinds = self.drawn or [None] * len(batch)
             yield tuple(t if kind is None else kind.alike(t) for t, kind in zip(batch, kinds, strict=True))
+        self.position, self._epoch = 0, None
 
-    def _resident(self, order: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        for index in order.to(self.device).split(self.batch_size):
+    def _resident(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        order = torch.cat([*parts, torch.empty(0, dtype=torch.int64)]).to(self.device)  # at once
+        for index in order.split(self.batch_size)[: len(parts)]:
             yield tuple(t[index] for t in self.resident)
 
-    def _streamed(self, order: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    def _streamed(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         loader = DataLoader(
             self.streamed,
-            self.batch_size,
-            sampler=order.tolist(),
+            batch_sampler=[part.tolist() for part in parts],
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # or it would draw from the global one
         )
@@ -76,13 +88,16 @@ class Batches:
             batch = batch if isinstance(batch, list | tuple) else [batch]
             yield tuple(t.to(self.device, non_blocking=True) for t in batch[: self.width])
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The states of the order and of the draws."""
-        return {"order": self.order.get_state(), "noise": self.noise.get_state()}
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the order and of the draws, and the position within the epoch."""
+        order = self.order.get_state() if self._epoch is None else self._epoch
+        return {"order": order, "noise": self.noise.get_state(), "position": self.position}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the order and the draws that `state_dict` gave."""
         self.order.set_state(state["order"])
+        self.position = self._start = state["position"]
+        self._epoch = None
         if state["noise"].shape == self.noise.get_state().shape:  # else the run goes on on another kind of device
             self.noise.set_state(state["noise"])
 

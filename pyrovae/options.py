@@ -1,6 +1,7 @@
 """Options: how a command line is read, and how a mistake in it is told, in one line and with exit code 2."""
 
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from pyrovae import catalogue
+from pyrovae.interruption import Interrupted
 
 __all__ = ["Parser", "command"]
 
@@ -48,8 +50,8 @@ class Parser(ArgumentParser):
         self.exit(2)
 
 
-def command(main: Callable[[], None], interrupted: str = "--resume goes on from the last epoch that ended") -> None:
-    """Run a script's main function; end a user's mistake with one line and exit code 2.
+def command(main: Callable[[], None], interrupted: str = "--resume goes on from what was kept last") -> None:
+    """Run a script's main function; end a user's mistake with one line and exit code 2, and a signal with 128 more.
 
     Args:
         main: the function.
@@ -61,9 +63,10 @@ def command(main: Callable[[], None], interrupted: str = "--resume goes on from 
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         sys.stderr.write(f"error: {_one_line(str(error))}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted: {interrupted}\n")
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        told = f"{stop}: " if isinstance(stop, Interrupted) else ""
+        sys.stderr.write(f"interrupted: {told}{interrupted}\n")
+        sys.exit(128 + (stop.signal if isinstance(stop, Interrupted) else signal.SIGINT))
 
 
 _KINDS = {"int": "whole number", "float": "number", "Sequence": "list such as [128, 128]"}

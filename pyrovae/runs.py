@@ -1,7 +1,8 @@
 """Runs: a training described by options, and the folder that keeps all of it.
 
-`config.yaml` repeats the run, `checkpoint.pt` is its end (or where to go on), `history.csv` has a row for each epoch,
-`metrics.json` the numbers with the protocol of the data, `figures/` what to look at.
+`config.yaml` repeats the run, `checkpoint.pt` is its end (or where to go on), with the one before it beside it,
+`history.csv` has a row for each epoch, `metrics.json` the numbers with the protocol of the data, `figures/` what to
+look at; `trouble.pt`, if it is there, what a training that had to stop could not go on from.
 """
 
 import functools
@@ -20,6 +21,7 @@ from torch import nn
 
 from pyrovae import blueprints, evaluation
 from pyrovae.bits import NO_PROBABILITY, bits_per_dimension, log_cell
+from pyrovae.checkpoint import last_good
 from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.columns import columns, moved
 from pyrovae.conditional_vae import ConditionalVAE
@@ -28,7 +30,7 @@ from pyrovae.data import load as load_data
 from pyrovae.encoders import DiagonalNormal
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.figures import draw
-from pyrovae.files import whole, write_json
+from pyrovae.files import held, whole, write_json
 from pyrovae.incomplete_vae import IncompleteVAE
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.likelihoods.likelihood import Likelihood
@@ -39,6 +41,7 @@ from pyrovae.options import Parser
 from pyrovae.parts import Blueprint, Parts
 from pyrovae.priors import StandardNormal
 from pyrovae.priors.prior import Prior
+from pyrovae.record import CHECKPOINT, HISTORY, TROUBLE
 from pyrovae.rng import isolated
 from pyrovae.training import History, _checked, fit
 
@@ -47,7 +50,7 @@ __all__ = ["Run", "build", "load", "parse", "parser", "report", "score", "summar
 # Numbers of few models, told with the others.
 OWN = ("accuracy", "perplexity", "dead_codes", "estimated_kl", "discriminator_accuracy", "annealed_log_likelihood")
 _SCORED = {ConditionalVAE: "p(x | y)", IncompleteVAE: "p(x_obs)"}  # by models for which it is not p(x)
-CONFIG, CHECKPOINT, HISTORY, METRICS = "config.yaml", "checkpoint.pt", "history.csv", "metrics.json"
+CONFIG, METRICS = "config.yaml", "metrics.json"
 
 
 class Run(NamedTuple):
@@ -137,21 +140,23 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
     Raises:
         ValueError: for options that do not fit together.
         FileNotFoundError: if data, or the checkpoint to resume, are missing.
+        BlockingIOError: if another process trains in the folder.
     """
     folder = Path(folder)
     vae, dataset, arguments = prepare(options)
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / CONFIG) as path:
-        path.write_text(_reader().dump(options, skip_unset=False))
-    try:
-        history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **taken(fit, arguments))
-    except Exception:
-        if not (folder / HISTORY).exists():  # it failed before it went through the data once: no trace of it remains
-            (folder / CONFIG).unlink()
-            (folder / CHECKPOINT).unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        raise
+    with held(folder):
+        with whole(folder / CONFIG) as path:
+            path.write_text(_reader().dump(options, skip_unset=False))
+        try:
+            history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **taken(fit, arguments))
+        except Exception:
+            if not any((folder / name).exists() for name in (HISTORY, TROUBLE)):  # it failed before there was anything
+                (folder / CONFIG).unlink()
+                (folder / CHECKPOINT).unlink(missing_ok=True)
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+            raise
     return Run(vae, dataset, history, options)
 
 
@@ -177,7 +182,7 @@ def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -
 
 
 def load(folder: str | Path) -> Run:
-    """The run that a folder keeps, as it was when its last epoch ended.
+    """The run that a folder keeps, as it was when it was kept last.
 
     Raises:
         FileNotFoundError: if the folder keeps no run.
@@ -186,7 +191,12 @@ def load(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"no run in '{folder}': it has no {CONFIG}")
-    state = read_checkpoint(folder / CHECKPOINT)
+    try:
+        state = read_checkpoint(folder / CHECKPOINT)
+    except ValueError as error:
+        good = last_good(folder / CHECKPOINT)
+        offer = f"; '{good}' is whole, and --resume goes on from it" if good else ""
+        raise ValueError(f"{error}{offer}") from error
     options = _reader().parse_path(folder / CONFIG)
     vae, dataset, _ = prepare(options)
     vae.load_state_dict(state["values"]["best"] or state["parts"]["vae"])
@@ -288,6 +298,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
         saved = full.parse_args(["--config", str(folder / CONFIG)])
         options = full.parse_args(["--config", str(folder / CONFIG), *arguments])
         free = {"epochs", "max_seconds", "device", "data", "root", "num_samples", "compile", "config", "out", "resume"}
+        free |= {"keep", "max_skips", "detect_anomaly"}
         for name in vars(saved).keys() - free:
             if saved[name] != options[name]:
                 raise ValueError(f"--{name} differs from that of the run in '{folder}': a run goes on as it began")

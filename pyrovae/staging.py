@@ -49,6 +49,8 @@ class Staged:
         name: what warnings call it.
         watched: objects whose attributes count as those of modules that f calls do.
         depends: gives what else a graph depends on.
+        at_once: whether f is traced in the first call with arguments of a kind, of which nothing remains, and each call
+            gives what the graph gives: then results do not depend on how many calls there were before, in this process.
 
     Example:
         >>> layer = nn.Linear(3, 3)
@@ -63,8 +65,9 @@ class Staged:
         name: str = "the function",
         watched: Sequence[Any] = (),
         depends: Callable[[], Any] = lambda: None,
+        at_once: bool = False,
     ) -> None:
-        self.function, self.name, self.watched, self.depends = function, name, watched, depends
+        self.function, self.name, self.watched, self.depends, self.at_once = function, name, watched, depends, at_once
         self.trouble: str | None = None
         self._graphs: dict[tuple, list[_Graph]] = {}
         self._traced, self._compiles = 0, True
@@ -79,27 +82,31 @@ class Staged:
             if graph is not None:
                 graph.refresh()
                 return graph(given)
-            if new := key not in self._graphs:
-                self._graphs[key] = []
-            elif self._traced == _MOST:
+            plain = key not in self._graphs and not self.at_once
+            graphs = self._graphs.setdefault(key, [])
+            if self._traced == _MOST and not plain:
                 raise RuntimeError(
                     f"it was traced {_MOST} times, as its arguments, or attributes of modules, change from step to "
                     f"step; pass what changes as a tensor"
                 )
-            else:
-                outputs, graph = _trace(self.function, given, args, kwargs, self.watched)
+            if not plain:
+                outputs, graph, undo = _trace(self.function, given, args, kwargs, self.watched)
         except Exception as error:  # whatever it is: if it is not the tracer's, the function raises it again
             outputs = self.function(*args, **kwargs)
             self.trouble = str(error).splitlines()[0]
             self._graphs.clear()
             warnings.warn(f"{self.name} cannot be compiled and runs as it is: {self.trouble}", stacklevel=4)
             return outputs
-        if new:
+        if plain:
             return self.function(*args, **kwargs)
         self._traced += 1
         self._compiles = self._compiles and graph.compile(given, self.name)
-        self._graphs[key].append(graph)
-        return outputs
+        graphs.append(graph)
+        if not self.at_once:
+            return outputs
+        undo()
+        graph.refresh()
+        return graph(given)
 
     def graph(self, *args: Any, **kwargs: Any) -> tuple["_Graph | None", list[Tensor], tuple]:
         """The graph for such arguments, if there is one that holds; the tensors to give to it; and their kind."""
@@ -137,7 +144,7 @@ class _Tracing(TorchDispatchMode):
         self.device, self.random = device, _random_state(device)
         self.numbers: list[tuple[Tensor, Callable[[], float]]] = []
         self.watched: dict[Any, list[_Attribute]] = {}  # as they were before
-        self.buffers: list[tuple[Tensor, Tensor]] = []  # and what they were
+        self.changed: list[tuple[Tensor, Tensor]] = []  # buffers, and what is changed in place, and what they were
         for owner in watched:
             for part in owner.modules() if isinstance(owner, nn.Module) else [owner]:
                 self.watched[part] = _attributes(part)
@@ -157,8 +164,7 @@ class _Tracing(TorchDispatchMode):
             raise RuntimeError(f"the module {type(module).__name__} has a hook")
         self.watched.setdefault(module, _attributes(module))
         with _disable_current_modes():
-            known = {id(b) for b, _ in self.buffers}
-            self.buffers += [(b, b.clone()) for b in module.buffers(recurse=False) if id(b) not in known]
+            self.changed += [(b, b.clone()) for b in module.buffers(recurse=False)]  # not all changes are told
 
     def end(self) -> None:
         """Refuse what the run changed beside tensors."""
@@ -179,6 +185,10 @@ class _Tracing(TorchDispatchMode):
             reads = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
         if reads:
             raise RuntimeError(f"what it does depends on the values of a tensor, which it reads by {func}")
+        if func._schema.is_mutable:
+            written = [a for given, a in zip(func._schema.arguments, args, strict=False) if _is_written(given)]
+            with _disable_current_modes():
+                self.changed += [(t, t.clone()) for t in _tensors(written)]
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **(kwargs or {}))
         with _disable_current_modes():
@@ -286,12 +296,26 @@ class _Graph:
 
 def _trace(
     function: Callable[..., Outputs], given: list[Tensor], args: tuple, kwargs: dict, watched: Sequence[Any]
-) -> tuple[Outputs, _Graph]:
-    """What the function gives, and its graph; if it cannot be traced, random state and modules are as before."""
+) -> tuple[Outputs, _Graph, Callable[[], None]]:
+    """What the function gives, its graph, and what undoes the run, as is done if it cannot be traced."""
     tracing = _Tracing(given[0].device if given else torch.device("cpu"), watched)
     outputs: Outputs = []
     generators = [g for g in _leaves((args, kwargs)) if isinstance(g, torch.Generator)]
     before = tracing.random, [g.get_state() for g in generators]
+
+    def undo() -> None:
+        """Bring random numbers, tensors and attributes back to where they were."""
+        for state, device in zip(before[0], ("cpu", tracing.device), strict=False):
+            torch.cuda.set_rng_state(state, device) if device != "cpu" else torch.set_rng_state(state)
+        for generator, state in zip(generators, before[1], strict=True):
+            generator.set_state(state)
+        with torch.no_grad():
+            for tensor, value in reversed(tracing.changed):
+                tensor.copy_(value)
+        for attributes in tracing.watched.values():
+            for a in attributes:
+                if not a.is_there():
+                    a.keeper[a.name] = a.value
 
     def run(*_: Tensor) -> list[Tensor]:  # the tracer knows the given tensors by their identity
         with tracing, _Reads():
@@ -305,19 +329,9 @@ def _trace(
     try:
         with guards.tracing(guards.TracingContext(fake)):
             graph = make_fx(run)(*given)
-        return outputs, _Graph(graph, tracing, outputs)
+        return outputs, _Graph(graph, tracing, outputs), undo
     except Exception:
-        for state, device in zip(before[0], ("cpu", tracing.device), strict=False):
-            torch.cuda.set_rng_state(state, device) if device != "cpu" else torch.set_rng_state(state)
-        for generator, state in zip(generators, before[1], strict=True):
-            generator.set_state(state)
-        with torch.no_grad():
-            for buffer, value in tracing.buffers:
-                buffer.copy_(value)
-        for attributes in tracing.watched.values():
-            for a in attributes:
-                if not a.is_there():
-                    a.keeper[a.name] = a.value
+        undo()
         raise
     finally:
         hook.remove()
@@ -364,6 +378,10 @@ def _inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., li
         make_fallback(op, override_decomp=True)
     table = {op: decomposed for op, decomposed in select_decomp_table().items() if not is_random(op)}
     return compile_fx(graph, examples, config_patches={"fallback_random": True}, decompositions=table)
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
 
 
 def _autocast() -> bool:

@@ -28,7 +28,9 @@ from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
 from pyrovae.precision import Precision, precision
 from pyrovae.pyro_elbo import UNREAD, Traced, loss_and_grads, totals
+from pyrovae.rng import isolated
 from pyrovae.staging import Staged, tracing
+from pyrovae.trouble import require_finite
 
 __all__ = ["SVI"]
 
@@ -52,8 +54,8 @@ class SVI(pyro.infer.SVI):
         loss: any `pyro.infer.ELBO`, ours included, or a function as `pyro.infer.SVI` takes it.
         loss_and_grads: as in `pyro.infer.SVI`.
         clip_norm: largest norm of the gradient of all parameters together, or None.
-        compile: whether to stage the steps: the second step with arguments of a kind (shapes, types) is traced, effect
-            handlers and all, and its tensor operations are compiled; later steps are these operations alone, see
+        compile: whether to stage the steps: with the first arguments of a kind (shapes, types) a step is traced, effect
+            handlers and all, and its tensor operations are compiled; steps are these operations alone, see
             `pyrovae.staging`. Attributes of modules are watched; what else programs read that is no argument and no
             tensor stays what it was then. Steps that cannot be staged run as they are, after a warning.
         generator: of the draws of arguments that stand for their draws, such as `data.Intensities`, which each step
@@ -110,10 +112,13 @@ class SVI(pyro.infer.SVI):
             fuse(self.optimizer, capturable=compile)
         owners = {getattr(program, "__self__", None): None for program in (model, guide)}
         watched = [self, loss, *(owner for owner in owners if isinstance(owner, nn.Module))]
-        staged = Staged(self._plain_gradients, "the step", watched, depends=lambda: len(self._parameters()))
+        depends = lambda: len(self._parameters())  # noqa: E731
+        staged = Staged(self._plain_gradients, "the step", watched, depends, at_once=True)
         self._gradients = staged if compile else self._plain_gradients
         self.tells = False  # whether `update` gives the terms of the ELBO
         self.asks = True  # before the first step, whether model, objective and data go together
+        self.careful = False  # whether it refuses to step along what is not finite, which reads back from the device
+        self.validates = False  # whether Pyro's validation stays on after the first step
         self._recorded: dict[Any, tuple[Any, Captured]] = {}
         self._checked = False
 
@@ -135,9 +140,11 @@ class SVI(pyro.infer.SVI):
         """
         if not self._checked:
             self._check(*map(_some, args), **{name: _some(a) for name, a in kwargs.items()})
+            if isinstance(self._gradients, Staged):
+                self._try(*args, **kwargs)
         args, kwargs = [*map(self._means, args)], {name: self._means(a) for name, a in kwargs.items()}
         with precision(self.precision) if self.precision != "float32" else nullcontext():
-            if self._checked and self._on_cuda():
+            if self._checked and not self.careful and self._on_cuda():
                 loss, terms = self._captured(*args, **kwargs)
             else:
                 loss, terms = self._descend(self._gradients(*args, **kwargs))
@@ -149,6 +156,8 @@ class SVI(pyro.infer.SVI):
     def _descend(self, outputs: list[Any]) -> list[Any]:
         """Step along the gradients, which follow the loss and the terms of the ELBO."""
         loss, terms, *gradients = outputs
+        if self.careful:
+            require_finite(loss, self._parameters(), gradients)
         for p, gradient in zip(self._parameters(), gradients, strict=True):
             p.grad = gradient
         with nullcontext() if self._checked else _trains(self._seen, self.optimizer):
@@ -195,13 +204,21 @@ class SVI(pyro.infer.SVI):
         if isinstance(self.objective, Objective):
             self.objective.check_sites(guide_sites)
 
+    def _try(self, *args: Any, **kwargs: Any) -> None:
+        """Run the first step under Pyro's validation, which no graph can do, and leave no trace."""
+        objective = [self.objective] if isinstance(self.objective, Objective) else []
+        args, kwargs = map(_some, args), {name: _some(a) for name, a in kwargs.items()}
+        with isolated(), buffers_restored(self.model, self.guide, *objective):
+            self._plain_gradients(*args, **kwargs)
+
     def _plain_gradients(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The loss, the terms of the ELBO if known, and the gradient by each parameter of the optimiser."""
         args, kwargs = map(self._drawn, args), {name: self._drawn(a) for name, a in kwargs.items()}
         for p in self._parameters():
             p.grad = None
         at_once, keep = isinstance(self.objective, Objective), not self._checked or isinstance(self.optim, PyroOptim)
-        with unvalidated() if self._checked else nullcontext(), ModuleParameters(at_once, keep) as seen:
+        validates = self.validates or not (self._checked or tracing())
+        with nullcontext() if validates else unvalidated(), ModuleParameters(at_once, keep) as seen:
             loss, terms = self._loss_and_terms(*args, **kwargs)
         self._seen = seen.parameters
         self._collect(seen.parameters)

@@ -1,12 +1,10 @@
 """Training: epochs of SVI steps over data, with validation, schedules, early stopping, checkpoints and resuming."""
 
-import csv
 import gc
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,29 +12,27 @@ from typing import Any
 import pyro.infer
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from pyrovae import evaluation
 from pyrovae.batches import Batches
-from pyrovae.check import buffers_restored, unvalidated
-from pyrovae.checkpoint import Checkpoint, described
+from pyrovae.checkpoint import Checkpoint, Parts, described
 from pyrovae.columns import Data, arguments, arity, columns
 from pyrovae.compatibility import require
 from pyrovae.data import fingerprint
-from pyrovae.densities import log_densities
 from pyrovae.drawn import Drawn
-from pyrovae.files import whole
+from pyrovae.epochs import STEPWISE, Epoch, validation
+from pyrovae.history import History
+from pyrovae.interruption import Interruption
 from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.objectives import ELBO
-from pyrovae.parameters import ModuleParameters
 from pyrovae.precision import Precision
-from pyrovae.pyro_elbo import Traced
+from pyrovae.record import CHECKPOINT, Record
 from pyrovae.rng import isolated
-from pyrovae.staging import Staged
-from pyrovae.svi import SVI
+from pyrovae.steps import Step
+from pyrovae.watch import Watch
 
 __all__ = ["History", "fit"]
 
@@ -44,30 +40,6 @@ OptimizerFactory = Callable[[Iterable], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 
 _ADAM = partial(torch.optim.Adam, lr=1e-3)
-_STEPWISE = (OneCycleLR, CyclicLR)  # the schedulers that PyTorch steps with the optimiser, not once an epoch
-
-
-class History(list):
-    """One dictionary for each epoch, each term on its own, in nats per datum (means over the epoch's steps).
-
-    `objective` is what was maximised; `elbo`, `reconstruction` and `kl` are the ELBO and its terms on the training data
-    as the steps met them; `valid_elbo` and so on are the same on the validation data after the epoch, with the same
-    noise in all epochs, beside `valid_log_likelihood`, log p(x), if there is more than one draw for each datum;
-    `learning_rate` is the first group's; `seconds` is the epoch's time, with that for telling the ELBO where an
-    estimator does not draw from q(z | x), but without validation. An objective with weights of its own has a column for
-    each of them, as of the epoch's last step.
-    """
-
-    def __getitem__(self, key: int | slice | str) -> Any:
-        """An epoch's row by its index, or a column by its name."""
-        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write one row an epoch, whole or not at all."""
-        with whole(path) as beside, beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self[0]) if self else ["epoch"])
-            writer.writeheader()
-            writer.writerows(self)
 
 
 def fit(
@@ -91,11 +63,18 @@ def fit(
     progress: bool = True,
     compile: bool = False,
     precision: Precision = "float32",
+    keep: int = 2,
+    max_skips: int = 0,
+    detect_anomaly: bool = False,
 ) -> History:
     """Maximise the objective over the parameters of a model by epochs of SVI steps, on the device where they are.
 
     All that is random (order, binarization, draws of z, validation) follows from the seed; torch's random state is left
     as it was, and so is Pyro's store. Afterwards the model is in evaluation mode.
+
+    The first step whose loss or gradient is not finite ends the training, with the model as it was before that step.
+    Ctrl-C and SIGTERM end it between two steps. With a folder, a run that was ended, in whatever way, can be resumed:
+    a checkpoint is written after each epoch, every five minutes within one, and when it is told to end.
 
     Args:
         vae: the model, changed in place.
@@ -121,16 +100,25 @@ def fit(
         valid_num_samples: draws for each validation datum after an epoch; with more than one, log p(x) is estimated.
         shuffle: whether each epoch has an order of its own.
         seed: of everything random.
-        folder: where `checkpoint.pt` and `history.csv` are written after each epoch.
-        resume: go on from the folder's checkpoint, to the same end as without interruption.
+        folder: where `checkpoint.pt` and `history.csv` are written, by one process at a time.
+        resume: go on from the folder's last checkpoint that is whole, to the same end as without interruption.
         progress: whether to show a progress bar.
         compile: whether to trace the steps and compile them, see `SVI`.
         precision: number format of the networks' matrix products in training, see `pyrovae.precision`.
+        keep: checkpoints to keep, the last and those before it.
+        max_skips: batches that may be left out of the training as their loss or gradient is not finite, to which end
+            each step reads back from the device.
+        detect_anomaly: whether to look for what is not finite in each operation, forward and backward, which takes a
+            multiple of the time.
 
     Raises:
         ValueError: if data do not suit the likelihood, an argument is out of range, or a checkpoint is of another run.
         FileNotFoundError: if there is no checkpoint to resume.
-        FloatingPointError: if the ELBO of an epoch is not finite.
+        BlockingIOError: if another process trains in the folder.
+        OSError: if there is no room for a checkpoint; the last one stays.
+        FloatingPointError: if loss or gradient of a step, or the ELBO of an epoch, is not finite; of a step,
+            `trouble.pt` in the folder keeps the state before it, as a checkpoint does, with the batch.
+        Interrupted: a KeyboardInterrupt, if a signal ended the training.
 
     Example:
         >>> from pyrovae import VAE, data, encoders, likelihoods, networks, priors
@@ -153,9 +141,12 @@ def fit(
         valid,
         folder,
         resume,
+        keep,
+        max_skips,
+        compile and detect_anomaly,
     )
     device = next(vae.parameters()).device
-    with isolated(seed), frozen_on_purpose(), _uncollected():
+    with isolated(seed), frozen_on_purpose(), _uncollected(), ExitStack() as held_until_the_end:
         batches = Batches(train, batch_size, shuffle, seed, device, arity(vae))
         objective = ELBO() if objective is None else objective
         at_a_point = require(vae, objective, _checked(vae, train, valid)).at_a_point
@@ -172,8 +163,13 @@ def fit(
             )
         if getattr(schedule, "mode", "min") == "max":
             raise ValueError("ReduceLROnPlateau watches a loss, minus the validation ELBO: leave its mode at 'min'")
-        step = _Step(vae, optim, objective, clip_norm, compile, batches.noise, precision)
-        history, best = History(), {}
+        careful = max_skips > 0 or detect_anomaly
+        step = Step(vae, optim, objective, clip_norm, compile, batches.noise, precision, careful, detect_anomaly)
+        epoch = Epoch(vae, step, batches, schedule, max_skips)
+        parts = {"vae": vae, "optimizer": optim, "batches": batches, "epoch": epoch}
+        parts |= {"objective": objective} if ours else {}
+        parts |= {} if schedule is None else {"scheduler": schedule}
+        record = Record()
         if folder is not None:
             settings = {
                 "training data": f"{len(train)} data" if batches.unchecked else fingerprint(*columns(train)),
@@ -189,12 +185,10 @@ def fit(
                 "precision": precision,
                 "objective": described(objective),
             }
-            parts = {"vae": vae, "optimizer": optim, "batches": batches}
-            parts |= {"objective": objective} if ours else {}
-            parts |= {} if schedule is None else {"scheduler": schedule}
-            checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", settings, **parts)
-            history, best = _begin(checkpoint, resume)
-        total, done = epochs * len(batches), len(history) * len(batches)
+            record = Record(Checkpoint(Path(folder) / CHECKPOINT, settings, keep, **parts))
+            held_until_the_end.enter_context(record.begin(resume))
+        history, watch = record.history, Watch(epoch, Parts(**parts))
+        total, done = epochs * len(batches), len(history) * len(batches) + batches.position
         warm_up = objective.warm_up if ours else 0
         if 0 < total < warm_up:
             warnings.warn(
@@ -204,26 +198,32 @@ def fit(
             )
         warm_up = math.ceil(warm_up / len(batches))  # in epochs
         steps = total if max_seconds is None else None  # else nobody knows how many
-        with tqdm(total=steps, initial=done, disable=not progress, dynamic_ncols=True) as bar:
-            while not _is_over(history, epochs, patience, warm_up, max_seconds):
-                bar.set_description(f"epoch {len(history) + 1}" + (f"/{epochs}" if max_seconds is None else ""))
-                row = {"epoch": len(history) + 1, **_epoch(vae, step, batches, schedule, bar)}
+        bar = tqdm(total=steps, initial=done, disable=not progress, dynamic_ncols=True)
+        with bar, record.of_trouble(), Interruption() as interruption:
+            while not history.is_over(epochs, patience, warm_up, max_seconds):
+                bar.set_description(f"epoch {epoch.number}" + (f"/{epochs}" if max_seconds is None else ""))
+                for _ in watch.steps():
+                    bar.update()
+                    if interruption.signal or record.is_due:
+                        watch.require_good()
+                        record.save()
+                    if interruption.signal:
+                        raise record.interrupted(interruption.signal, epoch)
+                row = epoch.end()
                 _require_finite(row, at_a_point)
                 if valid is not None:
-                    row |= _validation(vae, valid, valid_num_samples, seed)
+                    row |= validation(vae, valid, valid_num_samples, seed)
                     _require_finite(row, at_a_point)
                 history.append(row)
                 bar.set_postfix(
                     {k: f"{row[k]:.2f}" for k in ("elbo", "reconstruction", "kl", "valid_elbo") if k in row}
                 )
                 _step_schedule(schedule, row)
-                if patience and _best_epoch(history, warm_up) == row["epoch"]:
-                    best = {name: value.clone() for name, value in vae.state_dict().items()}
-                if folder is not None:
-                    checkpoint.save(history=list(history), best=best)
-                    history.to_csv(Path(folder) / "history.csv")
-    if best:
-        vae.load_state_dict(best)
+                if patience and history.best(warm_up) == row["epoch"]:
+                    record.best = {name: value.clone() for name, value in vae.state_dict().items()}
+                record.save()
+    if record.best:
+        vae.load_state_dict(record.best)
     vae.eval()
     return history
 
@@ -249,82 +249,6 @@ def _uncollected() -> Iterator[None]:
         gc.unfreeze()
 
 
-class _Step:
-    """An SVI step that tells the terms of the ELBO, whatever objective is maximised."""
-
-    def __init__(
-        self,
-        vae: Model,
-        optim: torch.optim.Optimizer,
-        objective: pyro.infer.ELBO,
-        clip_norm: float | None,
-        compile: bool,
-        generator: torch.Generator,
-        precision: Precision,
-    ) -> None:
-        model, guide = vae.model, vae.guide
-        if not isinstance(objective, Objective):
-            model, guide = Traced(model), Traced(guide)
-            if objective.max_plate_nesting == math.inf:
-                # Or Pyro would run the programs once more to find out, with other random numbers after resuming.
-                objective.max_plate_nesting = 1 + (objective.vectorize_particles and objective.num_particles > 1)
-        options = {"clip_norm": clip_norm, "compile": compile, "generator": generator, "precision": precision}
-        self.svi = SVI(model, guide, optim, objective, **options)
-        self.svi.tells, self.svi.asks = True, False  # as `fit` has asked
-        self.told = Staged(self._told, "the ELBO") if compile else self._told
-        # Estimators that draw from another distribution than q(z | x) do not tell the ELBO.
-        self.tells = getattr(objective, "faithful", True)
-
-    def __call__(self, *batch: Tensor) -> Tensor:
-        """Step on a batch; objective, reconstruction and KL, summed over data, on the device, `(3,)`."""
-        if not self.tells:
-            batch = [t.draw(self.svi.generator) if isinstance(t, Drawn) else t for t in batch]  # for both
-        loss, terms = self.svi.update(*batch)
-        if terms is None:
-            with unvalidated(), torch.no_grad(), isolated():
-                [terms] = self.told(*batch)
-        loss = loss[0] if isinstance(loss, tuple) else loss
-        return torch.cat([-torch.as_tensor(loss).to(terms).reshape(1), terms])
-
-    def _told(self, *batch: Tensor) -> list[Tensor]:
-        with ModuleParameters(), buffers_restored(self.svi.model, self.svi.guide):
-            return [log_densities(self.svi.model, self.svi.guide, *batch).totals]
-
-
-def _epoch(vae: Model, step: _Step, batches: Batches, schedule: LRScheduler | None, bar: tqdm) -> dict[str, float]:
-    """One pass over the data; its row of the history."""
-    start, rate = time.perf_counter(), step.svi.optim.param_groups[0]["lr"]
-    vae.train()
-    totals = []
-    for batch in batches:
-        if batches.unchecked:
-            vae.check(*batch, name="train")
-        totals.append(step(*batch))
-        if isinstance(schedule, _STEPWISE):
-            schedule.step()
-        bar.update()
-    batches.unchecked = False
-    objective, reconstruction, kl = (torch.stack(totals).double().sum(0) / batches.size).tolist()
-    return {
-        "objective": objective,
-        "elbo": reconstruction - kl,
-        "reconstruction": reconstruction,
-        "kl": kl,
-        **(step.svi.objective.weights if isinstance(step.svi.objective, Objective) else {}),
-        "learning_rate": float(rate),
-        "seconds": time.perf_counter() - start,
-    }
-
-
-def _validation(vae: Model, valid: Data, num_samples: int, seed: int) -> dict[str, float]:
-    with unvalidated():  # a model that diverged gives NaN, of which the caller tells
-        bound, evidence = evaluation.scores(vae, valid, num_samples, seed)
-    terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
-    if num_samples > 1:
-        terms["log_likelihood"] = evidence.value
-    return {f"valid_{name}": value.double().mean().item() for name, value in terms.items()}
-
-
 def _require_finite(row: dict[str, float], at_a_point: bool) -> None:
     """The ELBO, or of a guide without one its first term."""
     for name in ("reconstruction", "valid_reconstruction") if at_a_point else ("elbo", "valid_elbo"):
@@ -339,20 +263,8 @@ def _step_schedule(schedule: LRScheduler | None, row: dict[str, float]) -> None:
     """After an epoch."""
     if isinstance(schedule, ReduceLROnPlateau):
         schedule.step(-row["valid_elbo"])
-    elif schedule is not None and not isinstance(schedule, _STEPWISE):
+    elif schedule is not None and not isinstance(schedule, STEPWISE):
         schedule.step()
-
-
-def _is_over(history: History, epochs: int, patience: int | None, warm_up: int, max_seconds: float | None) -> bool:
-    """Whether no further epoch shall begin."""
-    late = history and sum(history["seconds"]) + history[-1]["seconds"] > (max_seconds or math.inf)
-    waited = patience and len(history) - _best_epoch(history, warm_up) >= patience
-    return bool(len(history) >= epochs or late or waited)
-
-
-def _best_epoch(history: History, warm_up: int) -> int:
-    """The epoch with the best validation ELBO of those after the warm-up, counted from 1, or the last before them."""
-    return max(history[warm_up:], key=lambda row: row["valid_elbo"], default={"epoch": len(history)})["epoch"]
 
 
 def _groups(vae: Model, encoder_lr: float | None) -> list[dict[str, Any]]:
@@ -362,21 +274,6 @@ def _groups(vae: Model, encoder_lr: float | None) -> list[dict[str, Any]]:
     encoder = vae.guide_parameters()
     others = [p for p in vae.parameters() if all(p is not e for e in encoder)]
     return [{"params": others}, {"params": encoder, "lr": encoder_lr}]
-
-
-def _begin(checkpoint: Checkpoint, resume: bool) -> tuple[History, dict[str, Tensor]]:
-    """History and best parameters so far: those of the checkpoint, or none, of which the first checkpoint is made."""
-    folder = checkpoint.path.parent
-    if resume:
-        values = checkpoint.load()
-        history = History(values["history"])
-        history.to_csv(folder / "history.csv")
-        return history, values["best"]
-    if checkpoint.path.exists():
-        raise ValueError(f"'{folder}' keeps a run already: resume it, or give another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(history=[], best={})
-    return History(), {}
 
 
 def _check_arguments(
@@ -391,6 +288,9 @@ def _check_arguments(
     valid: Data | None,
     folder: str | Path | None,
     resume: bool,
+    keep: int,
+    max_skips: int,
+    compiles_anomalies: bool,
 ) -> None:
     if epochs < 0 or batch_size < 1 or (patience is not None and patience < 1):
         raise ValueError(
@@ -407,6 +307,10 @@ def _check_arguments(
     plateau = getattr(scheduler, "func", scheduler) is ReduceLROnPlateau
     if valid is None and (patience is not None or plateau):
         raise ValueError("early stopping and ReduceLROnPlateau watch the validation ELBO: give valid data")
+    if keep < 1 or max_skips < 0:
+        raise ValueError(f"keep = {keep} must be at least 1, and max_skips = {max_skips} at least 0")
+    if compiles_anomalies:
+        raise ValueError("anomalies are not detected in compiled steps: leave out compile, or detect_anomaly")
     if resume and folder is None:
         raise ValueError("to resume, give the folder that holds the checkpoint")
 

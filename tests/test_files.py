@@ -14,7 +14,7 @@ from torch import nn
 
 from pyrovae import files
 from pyrovae.batches import Batches
-from pyrovae.checkpoint import Checkpoint, read
+from pyrovae.checkpoint import Checkpoint, read, signed
 from pyrovae.files import whole, with_nan, write_json
 
 
@@ -266,9 +266,15 @@ def test_another_kind_of_file_is_refused_without_advice_to_trust_it(content, tmp
     assert "\n" not in str(caught.value)
 
 
+def saved_by_torch(state, **options):
+    buffer = io.BytesIO()
+    torch.save(state, buffer, **options)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize("state", [{"weight": torch.zeros(2)}, [1, 2], {"settings": {}, "parts": {}}])
 def test_what_torch_saved_for_another_purpose_is_refused(state, tmp_path):
-    torch.save(state, tmp_path / "c.pt")
+    (tmp_path / "c.pt").write_bytes(signed(saved_by_torch(state)))
     with pytest.raises(ValueError, match=r"c\.pt' is no checkpoint of this library"):
         read(tmp_path / "c.pt")
 
@@ -281,23 +287,23 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("place", ["settings", "parts", "random", "values", "all"])
+@pytest.mark.parametrize("place", ["settings", "parts", "random", "values", "versions", "all"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_malicious_pickle_is_refused_and_not_run(place, zipped, tmp_path):
+    """With the checksum of a whole file, which anybody can make."""
     evil = Malicious(tmp_path / "made")
-    state = {"settings": {}, "parts": {}, "random": {}, "values": {}} | {place: evil}
-    state = evil if place == "all" else state
-    torch.save(state, tmp_path / "c.pt", _use_new_zipfile_serialization=zipped)
+    state = {"settings": {}, "parts": {}, "random": {}, "values": {}, "versions": {}} | {place: evil}
+    content = saved_by_torch(evil if place == "all" else state, _use_new_zipfile_serialization=zipped)
+    (tmp_path / "c.pt").write_bytes(signed(content if zipped else content + bytes(2)))
     with pytest.raises(ValueError, match=r"c\.pt' cannot be read as a checkpoint"):
         Checkpoint(tmp_path / "c.pt", {}).load()
     assert not (tmp_path / "made").exists()
 
 
-def test_the_malicious_pickle_would_run_if_it_were_trusted(tmp_path):  # so the test above shows what it says
-    buffer = io.BytesIO()
-    torch.save(Malicious(tmp_path / "made"), buffer)
-    buffer.seek(0)
-    torch.load(buffer, weights_only=False)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_malicious_pickle_would_run_if_it_were_trusted(zipped, tmp_path):  # so the test above shows what it says
+    content = saved_by_torch(Malicious(tmp_path / "made"), _use_new_zipfile_serialization=zipped)
+    torch.load(io.BytesIO(signed(content if zipped else content + bytes(2))), weights_only=False)
     assert (tmp_path / "made").exists()
 
 

@@ -1,0 +1,126 @@
+"""A watch over the steps: stops at the first whose loss or gradient is not finite, and goes back to before it."""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from pyrovae.checkpoint import Parts
+from pyrovae.epochs import Epoch
+from pyrovae.trouble import NotFinite, Trouble, statistics, told
+
+__all__ = ["Watch"]
+
+_EVERY = 50  # steps on a device from which reading back holds up what is queued there
+_LAST_GOOD = 500  # steps after which the state is kept in memory again
+
+
+class Watch:
+    """Takes an epoch's steps, and looks at what they give.
+
+    A loss that is not finite is seen after the step on the CPU, and after at most 50 steps elsewhere. Then all goes
+    back to the last state that is known to be good, and the steps are repeated, with a look at loss and gradients
+    before each, up to the one that there is none to take along.
+
+    Args:
+        epoch: the epoch.
+        parts: all that changes in a step.
+    """
+
+    def __init__(self, epoch: Epoch, parts: Parts) -> None:
+        self.epoch, self.parts = epoch, parts
+        self.step = epoch.step
+        modules = [epoch.vae, *([o] if isinstance(o := self.step.svi.objective, nn.Module) else [])]
+        self.names = {p: name for module in modules for name, p in module.named_parameters()}
+        device = next(iter(self.names)).device
+        self.every = 1 if device.type == "cpu" else _EVERY
+        self.looked = self.kept = 0  # steps
+        self.good: dict[str, Any] = {}
+
+    def steps(self) -> Iterator[None]:
+        """Take the steps that are left of the epoch.
+
+        Raises:
+            Trouble: if the loss or the gradient of one is not finite.
+        """
+        self._keep()
+        try:
+            for _ in self.epoch.steps():
+                if len(self.epoch.totals) - self.looked >= self.every:
+                    self._look()
+                if self.looked - self.kept >= _LAST_GOOD:
+                    self.require_good()
+                    self._keep()
+                yield
+        except NotFinite as error:
+            self._tell(error)
+        except (RuntimeError, ValueError) as error:
+            if self._finite_parameters():
+                raise
+            self._find(error)  # it is what was done with NaN
+        self.require_good()
+
+    def require_good(self) -> None:
+        """Look at the steps that were not looked at, and at the parameters, before the state is kept."""
+        self._look()
+        if not self._finite_parameters():
+            self._find()
+
+    def _keep(self) -> None:
+        self.looked = self.kept = len(self.epoch.totals)
+        self.good = copy.deepcopy(self.parts.state_dict())
+
+    def _look(self) -> None:
+        new = self.epoch.totals[self.looked :]
+        if len(new) == 1:
+            finite = math.isfinite(new[0][0])
+        else:
+            finite = not new or bool(torch.stack(new)[:, 0].isfinite().all())
+        if not finite:
+            self._find()
+        self.looked += len(new)
+
+    def _finite_parameters(self) -> bool:
+        return bool(torch.stack([p.isfinite().all() for p in self.names]).all())
+
+    def _find(self, cause: Exception | None = None) -> NoReturn:
+        """Repeat the steps since the last good state, with care."""
+        position, number = self.epoch.batches.position, self.epoch.number
+        self.parts.load_state_dict(self.good)
+        self.step.careful = True
+        try:
+            for _ in self.epoch.steps():
+                if self.epoch.batches.position >= position:
+                    break
+        except NotFinite as error:
+            self._tell(error)
+        self.parts.load_state_dict(self.good)
+        raise FloatingPointError(
+            f"loss or parameters were not finite by batch {position} of epoch {number}, but were when the steps were "
+            f"repeated: try a smaller learning rate or clip_norm, and look for extreme values in the data"
+        ) from cause
+
+    def _tell(self, error: NotFinite) -> NoReturn:
+        """Tell of the step that was to be taken; all is as it was before."""
+        epoch, batches, indices = self.epoch, self.epoch.batches, self.epoch.batches.indices
+        sites = self.step.examine(*epoch.batch)
+        gradients = {self.names[p]: found for p, found in error.gradients.items()}
+        where = sites.first_off()
+        if where is None and gradients:
+            (name, found), more = next(iter(gradients.items())), len(gradients) - 1
+            where = f"the gradient by {name}{f' and {more} more' if more else ''} is {told(found)}"
+        step = (epoch.number - 1) * len(batches) + batches.position
+        data = ", ".join(map(str, indices[:8].tolist())) + (", ..." if len(indices) > 8 else "")
+        message = (
+            f"{error} in step {step}, batch {batches.position} of epoch {epoch.number}, of data {data} ({len(indices)} "
+            f"in all): {f'{where}; ' if where else ''}x goes {told(statistics(epoch.batch[0]))}, the parameters "
+            f"{told(statistics(torch.cat([p.detach().flatten() for p in self.names])))}; try a smaller learning rate "
+            f"or clip_norm, and look for extreme values in the data; the model is as it was before that step"
+        )
+        batches.position -= 1
+        given = [t.as_subclass(torch.Tensor) for t in epoch.batch]
+        details = {"step": step, "batch": given, "indices": indices, "sites": sites.found, "gradients": gradients}
+        raise Trouble(message, details) from error
