@@ -13,7 +13,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyrovae.check import check
+from pyrovae.check import buffers_restored, check
 from pyrovae.columns import Data, arguments
 from pyrovae.densities import LogDensities, log_densities
 from pyrovae.drawn import Drawn
@@ -86,8 +86,9 @@ def require(vae: Model, objective: pyro.infer.ELBO | None = None, x: Data | None
             )
         some = [t[:2] for t in data]
         guide_sites = check(vae.model, vae.guide, *some)
-        with ModuleParameters(at_once=isinstance(objective, Objective)):
-            if isinstance(objective, Objective):
+        ours = [objective] if isinstance(objective, Objective) else []
+        with ModuleParameters(at_once=bool(ours)), buffers_restored(vae.model, vae.guide, *ours):
+            if ours:
                 objective.check_sites(guide_sites)
                 objective.loss(vae.model, vae.guide, *some)
             elif objective is not None:

@@ -16,7 +16,7 @@ from pyrovae.columns import Data
 from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.steps import Step
-from pyrovae.trouble import NotFinite
+from pyrovae.trouble import NotFiniteError
 
 __all__ = ["STEPWISE", "Epoch", "validation"]
 
@@ -60,14 +60,14 @@ class Epoch:
                 self.vae.check(*batch, name="train")
             try:
                 self.totals.append(self.step(*batch))
-            except NotFinite as error:
+            except NotFiniteError as error:
                 self._skip(error)
             if isinstance(self.schedule, STEPWISE):
                 self.schedule.step()
             yield
         self.batches.unchecked = False
 
-    def _skip(self, error: NotFinite) -> None:
+    def _skip(self, error: NotFiniteError) -> None:
         if self.skips >= self.max_skips:
             raise error
         self.skips += 1
@@ -75,8 +75,8 @@ class Epoch:
         if isinstance(objective := self.step.svi.objective, Objective):
             objective.step += 1  # its schedules go on
         warnings.warn(
-            f"{error} in batch {self.batches.position} of epoch {self.number}, which is skipped, the {self.skips}. of "
-            f"at most {self.max_skips}",
+            f"{error} in batch {self.batches.position} of epoch {self.number}: it is skipped, {self.skips} of at most "
+            f"{self.max_skips}",
             stacklevel=4,
         )
 

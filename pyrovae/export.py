@@ -1,4 +1,4 @@
-"""Latent variables for other programs: ArviZ, and TensorBoard's projector."""
+"""What other programs take: latent variables for ArviZ and TensorBoard's projector, and weights to hand on."""
 
 import shutil
 import tempfile
@@ -7,24 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.check import unvalidated
 from pyrovae.diagnostics.representation import latent_means
 from pyrovae.draws import is_point
 from pyrovae.evaluation import _CHUNK, density_size, evaluating, moments
+from pyrovae.files import whole
 from pyrovae.one_vector import require_one_vector
 from pyrovae.rng import isolated
 from pyrovae.vae import VAE
 
-__all__ = ["inference_data", "projector", "require"]
+__all__ = ["inference_data", "projector", "require", "weights"]
 
 
 def require(*packages: str) -> None:
     """Refuse to export without these packages.
 
     Args:
-        packages: `arviz_base` and `h5netcdf` for `inference_data`, `tensorboard` for `projector`.
+        packages: `arviz_base` and `h5netcdf` for `inference_data`, `tensorboard` for `projector`, `safetensors` for
+            `weights`.
 
     Raises:
         ModuleNotFoundError: if one is not installed.
@@ -134,3 +136,25 @@ def projector(vae: VAE, x: Tensor, folder: str | Path, labels: Tensor | None = N
             writer.add_embedding(means, None if labels is None else labels.tolist(), images, tag="latent_means")
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
+
+
+def weights(model: nn.Module, path: str | Path) -> None:
+    """Parameters and buffers as safetensors, which hold no code: `load_state_dict(safetensors.torch.load_file(path))`.
+
+    Args:
+        model: the model.
+        path: of the file, such as `weights.safetensors`.
+
+    Raises:
+        ModuleNotFoundError: if safetensors is not installed.
+
+    References:
+        Hugging Face, safetensors, https://huggingface.co/docs/safetensors
+    """
+    require("safetensors")
+    from safetensors.torch import save_file
+
+    # Copies, as two names of one tensor are refused.
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
+    with whole(path) as beside:
+        save_file(tensors, beside, {"format": "pt", "model": type(model).__name__})

@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Within, the first SIGINT or SIGTERM is kept in `signal`, to be looked at between steps; a second one ends at once.
+    """Within, the first SIGINT or SIGTERM is kept in `signal`, to look at between steps; a second one ends at once.
 
     Signals that somebody else handles are left to them, and so are all in threads other than the main one.
 

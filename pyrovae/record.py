@@ -12,7 +12,7 @@ from pyrovae.epochs import Epoch
 from pyrovae.files import held
 from pyrovae.history import History
 from pyrovae.interruption import Interrupted
-from pyrovae.trouble import Trouble
+from pyrovae.trouble import NumericalError
 
 __all__ = ["CHECKPOINT", "HISTORY", "TROUBLE", "Record"]
 
@@ -90,7 +90,7 @@ class Record:
         """Write what is known of numerical trouble, all that a checkpoint holds included."""
         try:
             yield
-        except Trouble as trouble:
+        except NumericalError as trouble:
             if self.checkpoint is None:
                 raise
             path, values = self.folder / TROUBLE, {"history": list(self.history), "best": self.best}

@@ -1,6 +1,7 @@
 """A step of a training: of SVI, with the terms of the ELBO, whatever objective is maximised."""
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -19,9 +20,9 @@ from pyrovae.pyro_elbo import Traced
 from pyrovae.rng import isolated
 from pyrovae.staging import Staged
 from pyrovae.svi import SVI
-from pyrovae.trouble import NotFinite, Sites
+from pyrovae.trouble import NotFiniteError, Sites
 
-__all__ = ["Step"]
+__all__ = ["Step", "is_of_values"]
 
 
 class Step:
@@ -69,7 +70,7 @@ class Step:
         """Step on a batch; objective, reconstruction and KL, summed over data, on the device, `(3,)`.
 
         Raises:
-            NotFinite: if it is careful, and loss or gradient are not finite; all is as it was before.
+            NotFiniteError: if it is careful, and loss or gradient are not finite; all is as it was before.
         """
         self.svi.careful, self.svi.validates = self.careful, self.anomaly
         if not self.careful:
@@ -78,14 +79,16 @@ class Step:
         try:
             with torch.autograd.set_detect_anomaly(True) if self.anomaly else nullcontext():
                 return self._step(*batch)
-        except NotFinite:
+        except NotFiniteError:
             undo()
             raise
         except (RuntimeError, ValueError) as error:
             undo()
-            if self.anomaly and "nan" in str(error).lower():
-                raise NotFinite(" ".join(str(error).split(":")[0].split()), {}) from error
-            raise
+            if not is_of_values(error):
+                raise
+            invalid = re.match(r"Expected parameter (\w+) .* of distribution (\w+)", str(error))
+            told = f"{invalid[1]} of a {invalid[2]} is out of range" if invalid else str(error).split(".")[0]
+            raise NotFiniteError(told, {}) from error
 
     def examine(self, *batch: Tensor) -> Sites:
         """What the sites of the programs are like in a step on a batch, of which nothing remains."""
@@ -127,3 +130,8 @@ class Step:
             self.svi.generator.set_state(states[2])
 
         return undo
+
+
+def is_of_values(error: Exception) -> bool:
+    """Whether an error of PyTorch is of values in the step, not of what the step is."""
+    return re.search(r"\bnan\b|^Expected parameter", str(error), re.IGNORECASE) is not None

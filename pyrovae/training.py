@@ -230,9 +230,13 @@ def fit(
 
 @contextmanager
 def frozen_on_purpose() -> Iterator[None]:
-    """Without Pyro's warning, in each step, that a parameter does not require a gradient."""
+    """Without warnings of what is so on purpose: in each step, of Pyro, that a parameter does not require a gradient.
+
+    And of PyTorch, that a schedule goes on first, after a run is resumed at an epoch's end, or a batch is skipped.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*was not registered in the param store because requires_grad=False")
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step\\(\\)` before")
         yield
 
 

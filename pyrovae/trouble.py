@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pyrovae.sites import family
 
-__all__ = ["NotFinite", "Sites", "Trouble", "require_finite", "statistics", "told"]
+__all__ = ["NotFiniteError", "NumericalError", "Sites", "require_finite", "statistics", "told"]
 
 
-class NotFinite(FloatingPointError):
+class NotFiniteError(FloatingPointError):
     """A loss or a gradient is not finite, and no step was taken along it.
 
     Args:
@@ -27,7 +27,7 @@ class NotFinite(FloatingPointError):
         self.gradients = gradients
 
 
-class Trouble(FloatingPointError):
+class NumericalError(FloatingPointError):
     """A training cannot go on, as the next step has no finite loss or gradient.
 
     Args:
@@ -44,17 +44,15 @@ def require_finite(loss: Any, parameters: Sequence[Tensor], gradients: Sequence[
     """Look at what a step is to be taken along, which reads back from the device.
 
     Raises:
-        NotFinite: if there is something in it that is not finite.
+        NotFiniteError: if there is something in it that is not finite.
     """
     losses = [float(part) for part in (loss if isinstance(loss, tuple) else (loss,))]
     bad = {
-        p: statistics(g)
-        for p, g in zip(parameters, gradients, strict=True)
-        if g is not None and not g.isfinite().all()
+        p: statistics(g) for p, g in zip(parameters, gradients, strict=True) if g is not None and not g.isfinite().all()
     }
     off = [value for value in losses if not math.isfinite(value)]
     if off or bad:
-        raise NotFinite(f"the loss is {off[0]}" if off else "the loss is finite, but not its gradient", bad)
+        raise NotFiniteError(f"the loss is {off[0]}" if off else "the loss is finite, but not its gradient", bad)
 
 
 def statistics(t: Tensor) -> dict[str, float]:
@@ -85,7 +83,7 @@ def told(found: dict[str, float]) -> str:
 
 
 class Sites(Messenger):
-    """Keeps the statistics of each site that programs within meet, in their order: its parameters, value and log-density.
+    """Keeps statistics of each site that programs within meet, in their order: of parameters, value and log-density.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -119,7 +117,8 @@ class Sites(Messenger):
         for site in self.found:
             off = [name for name, s in site["statistics"].items() if s["nan"] or s["infinite"]]
             if off:
-                others = [n for n in site["statistics"] if n not in (off[0], "value", "log-density")]
+                known = ("value", "log-density") if off[0] != "log-density" else ("log-density",)
+                others = [name for name in site["statistics"] if name not in (off[0], *known)]
                 parts = [f"{off[0]} is {told(site['statistics'][off[0]])}"]
                 parts += [f"{name} {told(site['statistics'][name])}" for name in others]
                 return f"at site '{site['site']}' ({site['family']}) {', and '.join(parts)}"

@@ -10,11 +10,12 @@ from torch import nn
 
 from pyrovae.checkpoint import Parts
 from pyrovae.epochs import Epoch
-from pyrovae.trouble import NotFinite, Trouble, statistics, told
+from pyrovae.steps import is_of_values
+from pyrovae.trouble import NotFiniteError, NumericalError, statistics, told
 
 __all__ = ["Watch"]
 
-_EVERY = 50  # steps on a device from which reading back holds up what is queued there
+_EVERY = {"cpu": 1}  # steps, and 50 on a device from which reading back holds up what is queued there
 _LAST_GOOD = 500  # steps after which the state is kept in memory again
 
 
@@ -36,7 +37,7 @@ class Watch:
         modules = [epoch.vae, *([o] if isinstance(o := self.step.svi.objective, nn.Module) else [])]
         self.names = {p: name for module in modules for name, p in module.named_parameters()}
         device = next(iter(self.names)).device
-        self.every = 1 if device.type == "cpu" else _EVERY
+        self.every = _EVERY.get(device.type, 50)
         self.looked = self.kept = 0  # steps
         self.good: dict[str, Any] = {}
 
@@ -44,7 +45,7 @@ class Watch:
         """Take the steps that are left of the epoch.
 
         Raises:
-            Trouble: if the loss or the gradient of one is not finite.
+            NumericalError: if the loss or the gradient of one is not finite.
         """
         self._keep()
         try:
@@ -55,10 +56,10 @@ class Watch:
                     self.require_good()
                     self._keep()
                 yield
-        except NotFinite as error:
+        except NotFiniteError as error:
             self._tell(error)
         except (RuntimeError, ValueError) as error:
-            if self._finite_parameters():
+            if self._finite_parameters() and not is_of_values(error):
                 raise
             self._find(error)  # it is what was done with NaN
         self.require_good()
@@ -74,11 +75,10 @@ class Watch:
         self.good = copy.deepcopy(self.parts.state_dict())
 
     def _look(self) -> None:
-        new = self.epoch.totals[self.looked :]
-        if len(new) == 1:
-            finite = math.isfinite(new[0][0])
-        else:
-            finite = not new or bool(torch.stack(new)[:, 0].isfinite().all())
+        if not (new := self.epoch.totals[self.looked :]):
+            return
+        # One number is faster to look at in Python.
+        finite = math.isfinite(new[0][0]) if len(new) == 1 else bool(torch.stack(new)[:, 0].isfinite().all())
         if not finite:
             self._find()
         self.looked += len(new)
@@ -88,14 +88,15 @@ class Watch:
 
     def _find(self, cause: Exception | None = None) -> NoReturn:
         """Repeat the steps since the last good state, with care."""
-        position, number = self.epoch.batches.position, self.epoch.number
+        batches, number = self.epoch.batches, self.epoch.number
+        position = batches.position or len(batches)  # after the last one it is 0 again
         self.parts.load_state_dict(self.good)
         self.step.careful = True
         try:
             for _ in self.epoch.steps():
-                if self.epoch.batches.position >= position:
+                if batches.position >= position:
                     break
-        except NotFinite as error:
+        except NotFiniteError as error:
             self._tell(error)
         self.parts.load_state_dict(self.good)
         raise FloatingPointError(
@@ -103,7 +104,7 @@ class Watch:
             f"repeated: try a smaller learning rate or clip_norm, and look for extreme values in the data"
         ) from cause
 
-    def _tell(self, error: NotFinite) -> NoReturn:
+    def _tell(self, error: NotFiniteError) -> NoReturn:
         """Tell of the step that was to be taken; all is as it was before."""
         epoch, batches, indices = self.epoch, self.epoch.batches, self.epoch.batches.indices
         sites = self.step.examine(*epoch.batch)
@@ -123,4 +124,4 @@ class Watch:
         batches.position -= 1
         given = [t.as_subclass(torch.Tensor) for t in epoch.batch]
         details = {"step": step, "batch": given, "indices": indices, "sites": sites.found, "gradients": gradients}
-        raise Trouble(message, details) from error
+        raise NumericalError(message, details) from error

@@ -3,7 +3,7 @@
 With `--report` it is diagnosed, too: how tight the bounds are, what is to blame, what the latent variables do, and
 whether the model is any good, in one page, `report.html` in the run's folder, and in words at the end of the output.
 With `--export` the latent variables of the first thousand test data are written for ArviZ, to `inference_data.nc`, and
-for TensorBoard, to the folder `projector`.
+for TensorBoard, to the folder `projector`, and the weights, to hand on, to `weights.safetensors`.
 """
 
 import json
@@ -27,10 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tsne", action="store_true", help="draw the latent means by t-SNE too")
     parser.add_argument("--report", action="store_true", help="diagnose the run and write report.html to its folder")
     parser.add_argument("--json", action="store_true", help="diagnose the run and write report.json to its folder")
-    parser.add_argument("--export", action="store_true", help="write latent variables for ArviZ and TensorBoard")
+    parser.add_argument(
+        "--export", action="store_true", help="write latent variables for ArviZ and TensorBoard, and weights"
+    )
     choices = parser.parse_args(arguments)
     if choices.export:
-        export.require("arviz_base", "h5netcdf", "tensorboard")  # before hours of work
+        export.require("arviz_base", "h5netcdf", "tensorboard", "safetensors")  # before hours of work
     run, folder = runs.load(choices.run), Path(choices.run)
     for what in ("report", "json", "export"):
         if choices[what]:
@@ -50,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         with whole(folder / "inference_data.nc") as path:
             export.inference_data(run.vae, x, labels=labels, seed=run.options.seed).to_netcdf(path)
         export.projector(run.vae, x, folder / "projector", labels)
+        export.weights(run.vae, folder / "weights.safetensors")
 
 
 if __name__ == "__main__":

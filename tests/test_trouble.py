@@ -1,0 +1,157 @@
+"""A step whose loss or gradient is not finite: it is found, told, and not taken."""
+
+import math
+import shutil
+import signal
+from functools import partial
+
+import pytest
+import torch
+from programs import in_step, make_data, make_vae, parameters, same
+from torch import nn
+
+from pyrovae import fit, objectives, staging, watch
+from pyrovae.checkpoint import read
+from pyrovae.interruption import Interrupted
+
+quiet = partial(fit, progress=False, batch_size=10)
+BAD = 7  # the datum at which all goes wrong
+
+
+class Broken(torch.autograd.Function):
+    """x, with a gradient that is NaN."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.nan
+
+
+class Trap(nn.Module):
+    """A network that goes wrong at images that are all white."""
+
+    def __init__(self, network, kind):
+        super().__init__()
+        self.network, self.kind = network, kind
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        y, white = self.network(x), x.flatten(1).mean(1) == 1
+        self.seen.add_(1)
+        if self.kind == "gradient" and torch.is_grad_enabled():
+            y = y.index_put((white,), Broken.apply(y[white]))
+        return y.masked_fill(white[:, None], math.nan) if self.kind == "loss" else y
+
+
+def make(kind):
+    vae, x = make_vae(), make_data(40)
+    x[BAD] = 1.0
+    if kind is not None:
+        vae.encoder.network = Trap(vae.encoder.network, kind)
+    return vae, x
+
+
+def unchecked(vae):  # as data are checked before the training
+    vae.check = lambda *data, name="x": None
+    return vae
+
+
+def state_before(step):
+    """Parameters and buffers after all steps before one, where nothing goes wrong."""
+    vae, x = make("nothing")
+    in_step(vae, step - 1, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        quiet(unchecked(vae), x)
+    return vae.state_dict()
+
+
+@pytest.mark.parametrize("every", [1, 50])  # as on the CPU, and as on other devices
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("loss", r"the loss is nan .*: at site 'z' \(Normal\) loc is 10% NaN, else from .* to .*, and scale 10% NaN"),
+        ("gradient", r"the loss is finite, but not its gradient .*the gradient by encoder.network.* more is .*% NaN"),
+    ],
+)
+def test_the_first_step_that_is_not_finite_is_told_and_not_taken(tmp_path, monkeypatch, kind, words, every):
+    monkeypatch.setattr(watch, "_EVERY", {"cpu": every})
+    vae, x = make(kind)
+    with pytest.raises(FloatingPointError, match=words) as caught:
+        quiet(unchecked(vae), x, epochs=3, folder=tmp_path)
+    assert "smaller learning rate" in str(caught.value)
+    state = read(tmp_path / "trouble.pt")
+    told = state["values"]["trouble"]
+    assert f"in step {told['step']}, batch {told['step']} of epoch 1, of data" in str(caught.value)
+    assert BAD in told["indices"]
+    assert torch.equal(told["batch"][0], x[told["indices"]])
+    assert told["step"] > 1  # or this would show little
+    assert same(vae.state_dict(), state_before(told["step"]))
+    assert read(tmp_path / "checkpoint.pt")["values"]["history"] == []
+    # What is kept is a checkpoint from which the same comes again.
+    shutil.copyfile(tmp_path / "trouble.pt", tmp_path / "checkpoint.pt")
+    other, _ = make(kind)
+    with pytest.raises(FloatingPointError) as again:
+        quiet(unchecked(other), x, epochs=3, folder=tmp_path, resume=True)
+    assert str(again.value).partition(" in step ")[2] == str(caught.value).partition(" in step ")[2]
+    assert same(parameters(other), parameters(vae))
+
+
+def test_so_many_batches_are_skipped_and_no_more(tmp_path):
+    vae, x = make("gradient")
+    with pytest.warns(UserWarning, match=r"not its gradient in batch \d of epoch \d: it is skipped, \d of at most 3"):
+        history = quiet(unchecked(vae), x, epochs=2, max_skips=3, folder=tmp_path)
+    assert history["skipped"] == [1, 1]
+    assert all(p.isfinite().all() for p in vae.parameters())
+    assert history["elbo"][0] > -14  # a mean over the data of the other batches
+    with (
+        pytest.warns(UserWarning, match="3 of at most 3"),
+        pytest.raises(FloatingPointError, match="of epoch 4, of da"),
+    ):
+        quiet(unchecked(make("gradient")[0]), x, epochs=5, max_skips=3, folder=tmp_path, resume=True)
+
+
+def test_a_skipped_batch_leaves_no_trace():
+    """The other steps are those of a training without it."""
+    vae, x = make("gradient")
+    with pytest.warns(UserWarning, match="it is skipped"):
+        quiet(unchecked(vae), x[:20], epochs=1, shuffle=False, max_skips=1)  # the first of two
+    other, _ = make("nothing")
+    quiet(unchecked(other), x[10:20], epochs=1, shuffle=False)
+    assert same(parameters(vae), parameters(other))
+
+
+def test_an_anomaly_is_found_where_it_arises():
+    vae, x = make("gradient")
+    with (
+        pytest.warns(UserWarning, match="Error detected in BrokenBackward"),
+        pytest.raises(FloatingPointError, match=r"Function 'BrokenBackward' returned nan values.* in step \d"),
+    ):
+        quiet(unchecked(vae), x, epochs=1, detect_anomaly=True)
+    vae, x = make("loss")
+    with pytest.raises(
+        FloatingPointError, match=r"loc of a Normal is out of range in .*: at site 'z' \(Normal\) loc is 10% NaN"
+    ):
+        quiet(unchecked(vae), x, epochs=1, detect_anomaly=True)
+    with pytest.raises(ValueError, match="leave out compile, or detect_anomaly"):
+        quiet(vae, x, detect_anomaly=True, compile=True)
+
+
+def test_a_compiled_step_is_found_too(monkeypatch):
+    monkeypatch.setattr(staging._Graph, "compile", lambda *_: True)
+    vae, x = make(None)
+    sgd = partial(torch.optim.SGD, lr=1e6)
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in step 3, batch 3 .*at site"):
+        quiet(vae, x, epochs=2, optimizer=sgd, compile=True, objective=objectives.IWAE(3))
+    assert all(p.isfinite().all() for p in vae.parameters())
+
+
+def test_what_has_no_numbers_of_nan_is_trouble_too():
+    """Where draws of NaN raise in the step after the one whose gradient was NaN."""
+    vae, x = make("gradient")
+    drawn = vae.likelihood.network.register_forward_pre_hook(lambda module, args: torch.bernoulli(args[0].sigmoid()))
+    with pytest.raises(FloatingPointError, match="the loss is finite, but not its gradient"):
+        quiet(unchecked(vae), x, epochs=2)
+    drawn.remove()
