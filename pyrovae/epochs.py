@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from pyrovae import evaluation
 from pyrovae.batches import Batches
@@ -18,9 +18,9 @@ from pyrovae.objective import Objective
 from pyrovae.steps import Step
 from pyrovae.trouble import NotFiniteError
 
-__all__ = ["STEPWISE", "Epoch", "validation"]
+__all__ = ["Epoch", "validation"]
 
-STEPWISE = (OneCycleLR, CyclicLR)  # the schedulers that PyTorch steps with the optimiser, not once an epoch
+_STEPWISE = (OneCycleLR, CyclicLR)  # the schedulers that PyTorch steps with the optimiser, not once an epoch
 
 
 class Epoch:
@@ -62,7 +62,7 @@ class Epoch:
                 self.totals.append(self.step(*batch))
             except NotFiniteError as error:
                 self._skip(error)
-            if isinstance(self.schedule, STEPWISE):
+            if isinstance(self.schedule, _STEPWISE):
                 self.schedule.step()
             yield
         self.batches.unchecked = False
@@ -103,6 +103,13 @@ class Epoch:
         self._clear()
         self.number += 1
         return row
+
+    def step_schedule(self, row: dict[str, float]) -> None:
+        """After an epoch, of which the history has a row."""
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(-row["valid_elbo"])
+        elif self.schedule is not None and not isinstance(self.schedule, _STEPWISE):
+            self.schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
         """What it has come to."""

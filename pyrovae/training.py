@@ -22,7 +22,7 @@ from pyrovae.columns import Data, arguments, arity, columns
 from pyrovae.compatibility import require
 from pyrovae.data import fingerprint
 from pyrovae.drawn import Drawn
-from pyrovae.epochs import STEPWISE, Epoch, validation
+from pyrovae.epochs import Epoch, validation
 from pyrovae.history import History
 from pyrovae.interruption import Interruption
 from pyrovae.model import Model
@@ -187,7 +187,7 @@ def fit(
             }
             record = Record(Checkpoint(Path(folder) / CHECKPOINT, settings, keep, **parts))
             held_until_the_end.enter_context(record.begin(resume))
-        history, watch = record.history, Watch(epoch, Parts(**parts))
+        history, watch = record.history, Watch(epoch, Parts(**parts), record.history)
         total, done = epochs * len(batches), len(history) * len(batches) + batches.position
         warm_up = objective.warm_up if ours else 0
         if 0 < total < warm_up:
@@ -218,7 +218,7 @@ def fit(
                 bar.set_postfix(
                     {k: f"{row[k]:.2f}" for k in ("elbo", "reconstruction", "kl", "valid_elbo") if k in row}
                 )
-                _step_schedule(schedule, row)
+                epoch.step_schedule(row)
                 if patience and history.best(warm_up) == row["epoch"]:
                     record.best = {name: value.clone() for name, value in vae.state_dict().items()}
                 record.save()
@@ -261,14 +261,6 @@ def _require_finite(row: dict[str, float], at_a_point: bool) -> None:
                 f"{name} is {row[name]} in epoch {row['epoch']}: try a smaller learning rate or clip_norm, and look "
                 f"for extreme values in the data"
             )
-
-
-def _step_schedule(schedule: LRScheduler | None, row: dict[str, float]) -> None:
-    """After an epoch."""
-    if isinstance(schedule, ReduceLROnPlateau):
-        schedule.step(-row["valid_elbo"])
-    elif schedule is not None and not isinstance(schedule, STEPWISE):
-        schedule.step()
 
 
 def _groups(vae: Model, encoder_lr: float | None) -> list[dict[str, Any]]:
