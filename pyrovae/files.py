@@ -74,7 +74,8 @@ def held(folder: str | Path) -> Iterator[None]:
     try:
         _lock(descriptor, folder)
         for path in folder.glob(".[0-9]*-*"):
-            path.unlink(missing_ok=True)
+            if not _lives(int(path.name[1:].partition("-")[0])):
+                path.unlink(missing_ok=True)
         token = _held.set(_held.get() | {folder})
         try:
             yield
@@ -82,6 +83,16 @@ def held(folder: str | Path) -> Iterator[None]:
             _held.reset(token)
     finally:
         os.close(descriptor)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -39,11 +39,12 @@ from pyrovae.networks import MLP, Network
 from pyrovae.networks.network import Shape
 from pyrovae.options import Parser
 from pyrovae.parts import Blueprint, Parts
+from pyrovae.preparation import checked
 from pyrovae.priors import StandardNormal
 from pyrovae.priors.prior import Prior
 from pyrovae.record import CHECKPOINT, HISTORY, TROUBLE
 from pyrovae.rng import isolated
-from pyrovae.training import History, _checked, fit
+from pyrovae.training import History, fit
 
 __all__ = ["Run", "build", "load", "parse", "parser", "report", "score", "summary", "train"]
 
@@ -118,7 +119,7 @@ def build(
     vae = blueprint(parts)
     starting = [part for part in vae.modules() if hasattr(part, "start_from")]  # from what the training data are like
     if starting:
-        _checked(vae, dataset.train, None)  # or what does not suit the model would fail there
+        checked(vae, dataset.train, None)  # or what does not suit the model would fail there
     for part in starting:
         with isolated(seed, "start"):
             part.start_from(blueprint.start(dataset))

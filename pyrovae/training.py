@@ -7,21 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyro.infer
 import torch
-from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from pyrovae.batches import Batches
 from pyrovae.checkpoint import Checkpoint, Parts, described
-from pyrovae.columns import Data, arguments, arity, columns
+from pyrovae.columns import Data, arity, columns
 from pyrovae.compatibility import require
 from pyrovae.data import fingerprint
-from pyrovae.drawn import Drawn
 from pyrovae.epochs import Epoch, validation
 from pyrovae.history import History
 from pyrovae.interruption import Interruption
@@ -29,6 +26,7 @@ from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.objectives import ELBO
 from pyrovae.precision import Precision
+from pyrovae.preparation import SchedulerFactory, check_arguments, checked, groups
 from pyrovae.record import CHECKPOINT, Record
 from pyrovae.rng import isolated
 from pyrovae.steps import Step
@@ -37,7 +35,6 @@ from pyrovae.watch import Watch
 __all__ = ["History", "fit"]
 
 OptimizerFactory = Callable[[Iterable], torch.optim.Optimizer]
-SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 
 _ADAM = partial(torch.optim.Adam, lr=1e-3)
 
@@ -129,7 +126,7 @@ def fit(
         >>> history["valid_elbo"][2] > history["valid_elbo"][0]
         True
     """
-    _check_arguments(
+    check_arguments(
         epochs,
         batch_size,
         encoder_lr,
@@ -149,12 +146,12 @@ def fit(
     with isolated(seed), frozen_on_purpose(), _uncollected(), ExitStack() as held_until_the_end:
         batches = Batches(train, batch_size, shuffle, seed, device, arity(vae))
         objective = ELBO() if objective is None else objective
-        at_a_point = require(vae, objective, _checked(vae, train, valid)).at_a_point
-        groups = _groups(vae, encoder_lr)
+        at_a_point = require(vae, objective, checked(vae, train, valid)).at_a_point
+        parameters = groups(vae, encoder_lr)
         if ours := isinstance(objective, Objective):
             objective.to(device).step, objective.num_data = 0, batches.size
-            groups += [{"params": p} for p in [list(objective.parameters())] if p]
-        optim = optimizer(groups)
+            parameters += [{"params": p} for p in [list(objective.parameters())] if p]
+        optim = optimizer(parameters)
         schedule = None if scheduler is None else scheduler(optim)
         if (patience or isinstance(schedule, ReduceLROnPlateau)) and at_a_point:
             raise ValueError(
@@ -222,6 +219,8 @@ def fit(
                 if patience and history.best(warm_up) == row["epoch"]:
                     record.best = {name: value.clone() for name, value in vae.state_dict().items()}
                 record.save()
+                if interruption.signal:
+                    raise record.interrupted(interruption.signal, epoch)
     if record.best:
         vae.load_state_dict(record.best)
     vae.eval()
@@ -261,66 +260,3 @@ def _require_finite(row: dict[str, float], at_a_point: bool) -> None:
                 f"{name} is {row[name]} in epoch {row['epoch']}: try a smaller learning rate or clip_norm, and look "
                 f"for extreme values in the data"
             )
-
-
-def _groups(vae: Model, encoder_lr: float | None) -> list[dict[str, Any]]:
-    """Parameters in the groups of an optimiser: all, or the encoder's with its own learning rate and the others."""
-    if encoder_lr is None:
-        return [{"params": list(vae.parameters())}]
-    encoder = vae.guide_parameters()
-    others = [p for p in vae.parameters() if all(p is not e for e in encoder)]
-    return [{"params": others}, {"params": encoder, "lr": encoder_lr}]
-
-
-def _check_arguments(
-    epochs: int,
-    batch_size: int,
-    encoder_lr: float | None,
-    clip_norm: float | None,
-    patience: int | None,
-    max_seconds: float | None,
-    valid_num_samples: int,
-    scheduler: SchedulerFactory | None,
-    valid: Data | None,
-    folder: str | Path | None,
-    resume: bool,
-    keep: int,
-    max_skips: int,
-    compiles_anomalies: bool,
-) -> None:
-    if epochs < 0 or batch_size < 1 or (patience is not None and patience < 1):
-        raise ValueError(
-            f"epochs must be at least 0, batch_size and patience at least 1, not {epochs}, {batch_size} and {patience}"
-        )
-    if (encoder_lr is not None and encoder_lr < 0) or (clip_norm is not None and not clip_norm > 0):
-        raise ValueError(
-            f"encoder_lr = {encoder_lr} must not be negative, and clip_norm = {clip_norm} must be positive"
-        )
-    if valid_num_samples < 1 or (max_seconds is not None and not max_seconds > 0):
-        raise ValueError(
-            f"valid_num_samples = {valid_num_samples} must be at least 1, and max_seconds = {max_seconds} positive"
-        )
-    plateau = getattr(scheduler, "func", scheduler) is ReduceLROnPlateau
-    if valid is None and (patience is not None or plateau):
-        raise ValueError("early stopping and ReduceLROnPlateau watch the validation ELBO: give valid data")
-    if keep < 1 or max_skips < 0:
-        raise ValueError(f"keep = {keep} must be at least 1, and max_skips = {max_skips} at least 0")
-    if compiles_anomalies:
-        raise ValueError("anomalies are not detected in compiled steps: leave out compile, or detect_anomaly")
-    if resume and folder is None:
-        raise ValueError("to resume, give the folder that holds the checkpoint")
-
-
-def _checked(vae: Model, train: Data | Dataset, valid: Data | None) -> tuple[Tensor, ...]:
-    """Some of the training data, if all have a density; of a streamed set the first datum, the others as they come."""
-    if isinstance(train, Tensor | tuple):
-        data = arguments(vae, train)
-    else:
-        first = train[0]
-        first = first if isinstance(first, list | tuple) else [first]
-        data = tuple(torch.as_tensor(t)[None] for t in first[: arity(vae)])
-    data = tuple(t.draw(torch.Generator(t.device).manual_seed(0)) if isinstance(t, Drawn) else t for t in data)
-    vae.check(*data, name="train")
-    if valid is not None:
-        vae.check(*arguments(vae, valid), name="valid")
-    return tuple(t[:2].to(next(vae.parameters()).device) for t in data)

@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 import yaml
 from tabulate import tabulate
+from tqdm import tqdm
 
 from pyrovae import checkpoint, files, options, record, runs
 
@@ -37,6 +39,8 @@ RUN = [
 def train(arguments: list[str]) -> None:
     """What `scripts/train.py` does before it scores the run, in silence."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what runs in the background ignores
+    tqdm.set_lock(threading.RLock())  # or each that is killed leaves a semaphore of the system
     torch.set_num_threads(1)
     options.command(lambda: runs.train(*runs.parse(arguments)))
 

@@ -42,6 +42,7 @@ def test_a_run_keeps_all_that_the_contract_names_and_evaluating_it_gives_the_sam
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml",
         "checkpoint.pt",
+        "checkpoint.1.pt",  # the one before
         "history.csv",
         "metrics.json",
         "figures",
@@ -241,7 +242,8 @@ def test_a_mistake_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys, 
     assert words in error
     bar = [line for line in before if line]  # the progress bar of what failed on the way
     assert all("it/s" in line or "epoch" in line for line in bar)
-    assert not any(tmp_path.rglob("config.yaml"))
+    stopped = words == "smaller learning rate"  # what had begun is kept, for a post-mortem
+    assert any(tmp_path.rglob("config.yaml")) == any(tmp_path.rglob("trouble.pt")) == stopped
 
 
 def test_a_mistake_in_a_process_has_no_traceback(tmp_path):
