@@ -7,10 +7,11 @@ import pytest
 import torch
 import xarray
 from PIL import Image
+from safetensors.torch import load_file
 
 from pyrovae import VAE, encoders, likelihoods, networks, priors
 from pyrovae.exact import LinearGaussian
-from pyrovae.export import inference_data, projector
+from pyrovae.export import inference_data, projector, weights
 
 
 def test_weights_of_the_exact_posterior_are_the_evidence(tmp_path):
@@ -78,8 +79,23 @@ def test_data_that_are_no_images_are_points(tmp_path):
     assert not [*tmp_path.glob("projector/*/latent_means/sprite.png")]
 
 
-@pytest.mark.parametrize(("module", "run"), [("arviz_base", inference_data), ("tensorboard", projector)])
+@pytest.mark.parametrize(
+    ("module", "run"),
+    [
+        ("arviz_base", inference_data),
+        ("tensorboard", projector),
+        ("safetensors", lambda vae, x, path: weights(vae, path)),
+    ],
+)
 def test_what_is_not_installed_is_told(module, run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[export\]'"):
         run(*images(), tmp_path)
+
+
+def test_weights_are_handed_on(tmp_path):
+    vae, x = images()
+    other, _ = images()
+    weights(vae, tmp_path / "weights.safetensors")
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(other.encode(x).mean, vae.encode(x).mean)

@@ -14,7 +14,7 @@ from torch import nn
 
 from pyrovae import files
 from pyrovae.batches import Batches
-from pyrovae.checkpoint import Checkpoint, read, signed
+from pyrovae.checkpoint import Checkpoint, read, signed, verified
 from pyrovae.files import whole, with_nan, write_json
 
 
@@ -245,6 +245,24 @@ def test_a_truncated_checkpoint_is_refused(kept, saved):
     saved.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match=r"c\.pt' cannot be read as a checkpoint"):
         checkpoint(saved, Parts(1), seed=1).load()
+
+
+def test_any_bit_that_flips_is_noticed(saved):
+    content = bytearray(saved.read_bytes())
+    assert verified(bytes(content)) == content
+    for place in range(0, len(content), 3):
+        content[place] ^= 1 << place % 8
+        with pytest.raises(ValueError, match="checksum"):
+            verified(bytes(content))
+        content[place] ^= 1 << place % 8
+
+
+def test_so_many_checkpoints_are_kept_and_the_last_is_always_there(tmp_path):
+    part = Checkpoint(tmp_path / "c.pt", {}, keep=3)
+    for epoch in range(5):
+        part.save(epoch=epoch)
+    kept = {path.name: read(path)["values"]["epoch"] for path in tmp_path.iterdir()}
+    assert kept == {"c.pt": 4, "c.1.pt": 3, "c.2.pt": 2}
 
 
 @pytest.mark.parametrize(

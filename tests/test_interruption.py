@@ -1,5 +1,6 @@
 """A run that was ended, at any step and in whatever way, goes on to the end that it would have had."""
 
+import json
 import resource
 import shutil
 import signal
@@ -257,3 +258,16 @@ def test_other_versions_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr("pyrovae.checkpoint.version", lambda package: f"9.9 of {package}")
     with pytest.warns(UserWarning, match=r"was written by .*torch 2.*: the run may end otherwise than there"):
         quiet(make_vae(), make_data(), epochs=2, folder=tmp_path, resume=True)
+
+
+def test_a_soak_ends_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(fresh.SCRIPTS))
+    import soak
+
+    monkeypatch.setattr(soak, "CONTEXT", fresh.CONTEXT)
+    monkeypatch.setattr(soak, "RUN", [*soak.RUN, "--epochs", "6"])
+    soak.main(["--kills", "1", "--compiled", "0", "--out", str(tmp_path / "soak")])
+    found = json.loads((tmp_path / "soak" / "soak.json").read_text())["plain"]
+    assert sum(found[name] for name in soak.SIGNALS) == 1
+    assert found["unreadable"] == found["different"] == 0
+    assert "unreadable" in capsys.readouterr().out
