@@ -2,7 +2,9 @@
 
 An entry is a run's options; a cell is an entry with a seed, trained and scored in a folder of its own. All cells of a
 seed have the same data in the same order and start alike; all cells are scored on the same test data by the same
-evaluator. Cells that are finished are never computed again, and tables are made of what the cells keep.
+evaluator. Cells that are finished are never computed again, and tables are made of what the cells keep. Several
+processes may work on one comparison, see `pyrovae.claims`: a cell is of one at a time, and another goes on with it if
+that one dies.
 
 Entries may differ in dequantization and in likelihoods of probabilities and of densities, if they are of the same
 images: they are compared by the probabilities of these. A density at grey values that were not dequantized is none.
@@ -10,10 +12,12 @@ images: they are compared by the probabilities of these. A density at grey value
 
 import io
 import json
+import multiprocessing
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,13 +31,14 @@ from torch import Tensor
 from pyrovae import evaluation, known, runs
 from pyrovae.bits import log_cell
 from pyrovae.checkpoint import read as read_checkpoint
+from pyrovae.claims import claimed, holder
 from pyrovae.columns import columns
 from pyrovae.compatibility import require
 from pyrovae.data import Protocol
 from pyrovae.files import whole, with_nan, write_json
 from pyrovae.gradient_study import decoder_evaluations, gradient_study
 from pyrovae.objective import Objective
-from pyrovae.options import Parser
+from pyrovae.options import Parser, command
 from pyrovae.rng import isolated
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -51,6 +56,7 @@ _K = tuple(2**i for i in range(7))  # of the signal-to-noise ratio against K
 _DRAWS = 100  # gradients for a signal-to-noise ratio
 _EQUAL = ("seed", "num_samples", "epochs", "max_seconds", "valid_num_samples", "device")  # for a fair comparison
 _TIGHT = 1000  # test data, and draws for each, for bounds against K
+_PAUSE = 1.0  # seconds between looks at the cells of others
 
 
 class Cell(NamedTuple):
@@ -65,17 +71,27 @@ class Cell(NamedTuple):
         """Whether it has been trained and scored; `scores.json` is written last."""
         return (self.folder / NUMBERS).exists()
 
+    @property
+    def claim(self) -> Path:
+        """The file that tells which process works on it, or did so last."""
+        return self.folder.with_suffix(".worker")
+
+    def __str__(self) -> str:
+        return f"{self.entry}, seed {self.options.seed}"
+
 
 class Comparison(NamedTuple):
     """What is compared: the options of each entry, by its name, and the seeds that each is trained with.
 
-    An entry's `log_cell` is what turns its log p(x) into log-probabilities of data, or None if nothing does.
+    An entry's `log_cell` is what turns its log p(x) into log-probabilities of data, or None if nothing does. `jobs` is
+    the number of processes to work on the cells.
     """
 
     entries: dict[str, Namespace]
     seeds: tuple[int, ...]
     folder: Path
     log_cell: dict[str, float | None]
+    jobs: int = 1
 
     def cells(self) -> Iterator[Cell]:
         """Each entry with each seed, seed by seed, so that what is there early is of all entries."""
@@ -119,6 +135,13 @@ def parser() -> Parser:
         "for a budget in seconds give --max_seconds, which replaces --epochs too",
     )
     parser.add_argument("--out", type=str, default="runs/comparison", help="folder of the comparison")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="processes that share the cells, and the threads; or start the same command several times, on any machine "
+        "that has the folder",
+    )
     parser.set_defaults({"valid_num_samples": 50})
     return parser
 
@@ -148,12 +171,15 @@ def parse(arguments: Sequence[str] | None = None) -> Comparison:
         raise ValueError(f"seeds must be given, each once, not {options.seeds}")
     if options.seed != full.get_defaults().seed:
         raise ValueError("a comparison has several seeds: give --seeds")
+    if options.jobs < 1:
+        raise ValueError(f"jobs must be at least 1, not {options.jobs}")
     if options.max_seconds is not None and options.decoder_evaluations is not None:
         raise ValueError("give one budget: --max_seconds or --decoder_evaluations")
     folder = Path(options.out)
     if (folder / runs.CHECKPOINT).exists():
         raise ValueError(f"'{folder}' keeps a run: give the comparison another --out")
     runs.anchor(options)
+    jobs = options.pop("jobs")
     text = full.dump(options, skip_unset=False)
     entries, seeds, budget = options.entries, tuple(options.seeds), options.decoder_evaluations
     for name in ("config", "entries", "seeds", "decoder_evaluations", "out", "seed"):
@@ -172,7 +198,7 @@ def parse(arguments: Sequence[str] | None = None) -> Comparison:
     if len({slug(name) for name in chosen}) < len(entries):
         raise ValueError(f"entries need names of their own: {', '.join(entry.partition(':')[0] for entry in entries)}")
     measured = _check_comparable(chosen, budget)
-    comparison = Comparison(chosen, seeds, folder, {name: of.log_cell for name, of in measured.items()})
+    comparison = Comparison(chosen, seeds, folder, {name: of.log_cell for name, of in measured.items()}, jobs)
     for cell in comparison.cells():
         _check_same(cell, measured[cell.entry].data)
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,21 +210,66 @@ def parse(arguments: Sequence[str] | None = None) -> Comparison:
 def run(comparison: Comparison) -> Comparison:
     """Train and score all cells that are not finished, and tell which; the comparison of the entries that could be.
 
+    Cells that another process works on are left to it, and waited for.
+
     Raises:
         ValueError: if training failed for all entries.
     """
-    cells, failed = list(comparison.cells()), {}
-    for number, cell in enumerate(cells, 1):
-        kept = ": finished before" if cell.finished else ""
-        print(f"[{number}/{len(cells)}] {cell.entry}, seed {cell.options.seed}{kept}", flush=True)
-        try:
-            train(cell)
-        except (FloatingPointError, RuntimeError, ValueError) as error:  # of one entry, which shall not stop the others
-            failed[cell.entry] = str(error)
-            print(f"left out: entry '{cell.entry}' failed with seed {cell.options.seed}: {error}", flush=True)
-    if len(failed) == len(comparison.entries):
+    with _helpers(comparison):
+        failed = _work(comparison)
+    lacking = {cell.entry for cell in comparison.cells() if not cell.finished}
+    if len(lacking) == len(comparison.entries):
         raise ValueError(f"training failed for all entries: {next(iter(failed.values()))}")
-    return comparison._replace(entries={name: o for name, o in comparison.entries.items() if name not in failed})
+    return comparison._replace(entries={name: o for name, o in comparison.entries.items() if name not in lacking})
+
+
+def _work(comparison: Comparison) -> dict[str, str]:
+    """Do cells until all are finished or failed; why they failed, by entry."""
+    cells, failed, others = list(comparison.cells()), {}, ""
+    names = {cell.folder: f"[{number}/{len(cells)}] {cell}" for number, cell in enumerate(cells, 1)}
+    while cells:
+        left = []
+        for cell in cells:
+            with claimed(cell.claim) as mine:
+                if not mine:
+                    left.append(cell)
+                    continue
+                print(names[cell.folder] + (": finished before" if cell.finished else ""), flush=True)
+                try:
+                    train(cell)
+                except (FloatingPointError, MemoryError, RuntimeError, ValueError) as error:  # of one entry alone
+                    failed[cell.entry] = str(error)
+                    print(f"left out: entry '{cell.entry}' failed with seed {cell.options.seed}: {error}", flush=True)
+        if len(left) == len(cells):  # nothing was free
+            if others != (others := ", ".join(f"{cell} ({holder(cell.claim)})" for cell in left)):
+                print(f"waiting for {others}", flush=True)
+            time.sleep(_PAUSE)
+        cells = left
+    return failed
+
+
+@contextmanager
+def _helpers(comparison: Comparison) -> Iterator[None]:
+    """Other processes that work on the cells, too."""
+    if comparison.jobs == 1:
+        yield
+        return
+    torch.set_num_threads(max(torch.get_num_threads() // comparison.jobs, 1))
+    context = multiprocessing.get_context("spawn")  # as a fork of a process with threads may hang
+    helpers = [
+        context.Process(target=_help, args=(comparison, torch.get_num_threads()), daemon=True)
+        for _ in range(comparison.jobs - 1)
+    ]
+    for helper in helpers:
+        helper.start()
+    yield
+    for helper in helpers:
+        helper.join()
+
+
+def _help(comparison: Comparison, num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    command(lambda: _work(comparison))
 
 
 def train(cell: Cell) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ def whole(path: str | Path) -> Iterator[Path]:
         OSError: if it cannot be written, in one sentence where there is no room for it.
     """
     path = Path(path)
-    beside = path.with_name(f".{os.getpid()}-{path.name}")  # the ending tells figures their format
+    # Of this process on this machine, as others may share the folder; the ending tells figures their format.
+    beside = path.with_name(f".{os.getpid()}-{platform.node()}-{path.name}")
     try:
         yield beside
         with beside.open("rb+") as file:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae import diagnostic_plots, plotting, runs
 from pyrovae.bits import NO_PROBABILITY, bits_per_dimension
+from pyrovae.claims import claimed
 from pyrovae.comparison import NUMBERS, SCORES, Cell, Comparison, signal_to_noise
 from pyrovae.files import whole, with_nan
 from pyrovae.paired import difference, differences
@@ -52,11 +53,16 @@ class Report(NamedTuple):
 
 
 def report(comparison: Comparison) -> Report:
-    """Write the tables and figures of a comparison into its folder.
+    """Write the tables and figures of a comparison into its folder, which of several processes one does at a time.
 
     Args:
         comparison: one whose cells are all finished, as `comparison.run` gives it back.
     """
+    with claimed(comparison.folder / "report.worker", wait=True):
+        return _report(comparison)
+
+
+def _report(comparison: Comparison) -> Report:
     cells: dict[str, list[Cell]] = {name: [] for name in comparison.entries}
     for cell in comparison.cells():
         cells[cell.entry].append(cell)

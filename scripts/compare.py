@@ -2,7 +2,8 @@
 
 Each entry is 'NAME: OPTIONS', with the options of `scripts/train.py` in which it differs from what all share:
 `python scripts/compare.py --epochs 50 --entries "normal:" "mixture: --prior MixtureOfNormals"`
-The same command goes on where it was stopped, and does nothing again that is finished.
+The same command goes on where it was stopped, and does nothing again that is finished. Started several times, on one
+machine or on many that share the folder, or with `--jobs N`, it shares the work.
 """
 
 from pyrovae import comparison, options

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import runpy
 import shutil
@@ -23,6 +24,7 @@ from scipy import stats
 
 from pyrovae import batches, comparison, evaluation, known, options, plotting, runs
 from pyrovae import report as reports
+from pyrovae.claims import claimed, holder
 from pyrovae.gradient_study import gradient_study
 from pyrovae.report import report
 
@@ -391,26 +393,63 @@ def test_stopped_anywhere_it_ends_as_if_it_had_not_been(finished, tmp_path):
 
 
 def _run_small(arguments):
-    comparison._K, comparison._DRAWS, comparison._TIGHT = (1, 2), DRAWS, TIGHT
-    comparison.run(comparison.parse(arguments))
+    comparison._K, comparison._DRAWS, comparison._TIGHT, comparison._PAUSE = (1, 2), DRAWS, TIGHT, 0.05
+    Figure.savefig = lambda figure, path: path.touch()
+    report(comparison.run(comparison.parse(arguments)))
 
 
-def test_killed_in_a_process_of_its_own_it_goes_on_to_the_same_end(tmp_path):
+def test_of_two_that_share_the_cells_one_is_killed_and_the_other_does_the_rest(tmp_path):
     arguments = ["--entries", "ELBO:", IWAE, "--seeds", "0", "--epochs", "12"]
-    data = ["--data", str(Path("kinds.npy").absolute())]
-    process = fresh.start(_run_small, [*SMALL, *data, "--out", str(tmp_path / "killed"), *arguments])
-    cell = tmp_path / "killed" / "cells" / "IWAE" / "seed-0"
-    while not (cell / "history.csv").exists() or len((cell / "history.csv").read_text().splitlines()) < 3:
-        assert process.exitcode is None
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not (cell / "scores.npz").exists()
-    assert len(pd.read_csv(cell / "history.csv")) < 12
-    compare(tmp_path / "killed", *arguments)
+    shared = [*SMALL, "--data", str(Path("kinds.npy").absolute()), "--out", str(tmp_path / "shared"), *arguments]
+    cells = list(comparison.parse(shared).cells())
+    processes = [fresh.start(_run_small, shared) for _ in range(2)]
+    while not (begun := [(cell, p) for cell in cells for p in processes if holds(cell, p) and epochs(cell) in (2, 3)]):
+        assert all(p.exitcode is None for p in processes)
+        time.sleep(0.001)
+    cell, killed = begun[0]
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert not cell.finished
+    assert epochs(cell) < 12
+    (other,) = (p for p in processes if p is not killed)
+    assert fresh.finish(other) == 0
+    assert holds(cell, other)
     compare(tmp_path / "whole", *arguments)
-    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+    assert_same_end(tmp_path / "shared", tmp_path / "whole")
+
+
+def holds(cell, process):
+    return cell.claim.exists() and holder(cell.claim).endswith(f"process {process.pid}")
+
+
+def epochs(cell):
+    history = cell.folder / "history.csv"
+    return len(history.read_text().splitlines()) - 1 if history.exists() else 0
+
+
+def test_a_cell_that_another_works_on_is_waited_for_and_told(finished, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(finished.folder, tmp_path / "all")
+    chosen = parse(folder, *FIRST)
+    last = list(chosen.cells())[-1]
+    (last.folder / "scores.json").rename(tmp_path / "scores.json")
+    with claimed(last.claim) as mine, monkeypatch.context() as patch:
+        assert mine
+        # In place of waiting the other ends its work, but holds on to the cell for one more look.
+        looks = [lambda: (tmp_path / "scores.json").rename(last.folder / "scores.json"), lambda: None]
+        patch.setattr(comparison.time, "sleep", lambda seconds: looks.pop(0)() if looks else stop())
+
+        def stop():
+            raise Stopped
+
+        with pytest.raises(Stopped):
+            comparison.run(chosen)
+    out = capsys.readouterr().out
+    assert out.count("waiting for mixture, seed 1 (") == 1
+    assert f"process {os.getpid()})" in out
+    assert out.count(": finished before") == 5
+    comparison.run(chosen)
+    assert capsys.readouterr().out.count(": finished before") == 6
 
 
 def test_a_learned_baseline_starts_alike_whatever_was_computed_before(tmp_path):
