@@ -80,7 +80,7 @@ class Batches:
     def _streamed(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         loader = DataLoader(
             self.streamed,
-            batch_sampler=[part.tolist() for part in parts],
+            batch_sampler=(part.tolist() for part in parts),  # as lists take much memory
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # or it would draw from the global one
         )

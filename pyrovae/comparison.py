@@ -32,11 +32,11 @@ from pyrovae import evaluation, known, runs
 from pyrovae.bits import log_cell
 from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.claims import claimed, holder
-from pyrovae.columns import columns
 from pyrovae.compatibility import require
-from pyrovae.data import Protocol
+from pyrovae.data import Dataset, Protocol
 from pyrovae.files import whole, with_nan, write_json
 from pyrovae.gradient_study import decoder_evaluations, gradient_study
+from pyrovae.memory import explained
 from pyrovae.objective import Objective
 from pyrovae.options import Parser, command
 from pyrovae.rng import isolated
@@ -236,7 +236,8 @@ def _work(comparison: Comparison) -> dict[str, str]:
                     continue
                 print(names[cell.folder] + (": finished before" if cell.finished else ""), flush=True)
                 try:
-                    train(cell)
+                    with explained():
+                        train(cell)
                 except (FloatingPointError, MemoryError, RuntimeError, ValueError) as error:  # of one entry alone
                     failed[cell.entry] = str(error)
                     print(f"left out: entry '{cell.entry}' failed with seed {cell.options.seed}: {error}", flush=True)
@@ -338,9 +339,13 @@ def _cost(run: runs.Run, cell: Cell) -> dict[str, float]:
     each = decoder_evaluations(objective, run.vae, x)
     rows = _snr(run.vae, x, "", lambda num_particles: objective, [objective.num_particles], options.seed)
     return {
-        "decoder_evaluations": each * len(columns(run.dataset.train)[0]) * len(run.history),
+        "decoder_evaluations": each * _train_size(run.dataset) * len(run.history),
         **{f"snr_{row['block']}": row["snr"] for row in rows},
     }
+
+
+def _train_size(dataset: Dataset) -> int:
+    return len(dataset.train[0] if isinstance(dataset.train, tuple) else dataset.train)
 
 
 def _snr(
@@ -395,7 +400,7 @@ def _check_comparable(entries: dict[str, Namespace], decoder_budget: float | Non
             fit(vae, dataset.train, dataset.valid, progress=False, **runs.taken(fit, {**arguments, "epochs": 0}))
             if require(vae, arguments["objective"], dataset.test).at_a_point:
                 raise ValueError("its q(z | x) has no density, so neither ELBO nor log p(x) to compare: leave it out")
-            each = decoder_evaluations(arguments["objective"], vae, dataset.test[:2]) * len(columns(dataset.train)[0])
+            each = decoder_evaluations(arguments["objective"], vae, dataset.test[:2]) * _train_size(dataset)
         except ValueError as error:
             raise ValueError(f"entry '{name}': {error}") from error
         if decoder_budget is not None:

@@ -1,7 +1,8 @@
 """Data and their protocol: what was loaded, how it was split, scaled and drawn, kept beside every number."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+import operator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae import sources
+from pyrovae import mapped, sources
 from pyrovae.drawn import Intensities, Levels
+from pyrovae.mapped import Mapped
 from pyrovae.missing import hot_deck
 from pyrovae.sources import NAMES
 
@@ -54,6 +56,8 @@ class Labels(NamedTuple):
 class Dataset:
     """Tensors `(N, C, H, W)` of images, or `(N, ...)` of other data, with labels where there are any.
 
+    Training data of a file that is memory-mapped are no tensor but a data set of PyTorch's, which `fit` streams.
+
     The index of sequences `(N, C, T)` tells where their elements were observed, alike for all: `(T,)` or `(T, P)`.
     Factors are the known factors of variation of each datum, `(N, F)` for each part: indices of values, as in
     `pyrovae.shapes`, or in floating point the values themselves, as in `pyrovae.swiss_roll`. Where values are missing,
@@ -61,7 +65,7 @@ class Dataset:
     of other data, so that nothing is NaN.
     """
 
-    train: Tensor
+    train: Tensor | Mapped
     valid: Tensor
     test: Tensor
     labels: Labels | None
@@ -79,6 +83,7 @@ def load(
     valid_size: int | None = None,
     dequantize: bool = False,
     missing: bool = False,
+    memory_map: bool = False,
 ) -> Dataset:
     """Load a data set by name, or from a file or folder by path, split, binarized or dequantized by a stated protocol.
 
@@ -107,9 +112,12 @@ def load(
             Unless given, all that the split has.
         dequantize: whether grey levels are dequantized.
         missing: whether NaN, and an empty field of a table, is a missing value, and not refused.
+        memory_map: whether the training data of a `.npy` file, neither binarized nor dequantized, stay on disk, to be
+            read as they are needed; valid and test have 10,000 data at most.
 
     Raises:
-        ValueError: for an unknown name, or data that cannot be used: empty, not finite, of unequal shapes.
+        ValueError: for an unknown name, or data that cannot be used: empty, not finite, of unequal shapes, larger than
+            the memory that is free.
         FileNotFoundError: if a path does not exist, or a named set is not under root and cannot be downloaded.
 
     References:
@@ -125,20 +133,31 @@ def load(
         raise ValueError(f"binarize is one of {', '.join(get_args(Binarize))}, not {binarize!r}")
     if dequantize and binarize != "none":
         raise ValueError(f"binarize={binarize!r} leaves no grey levels to dequantize: take one of the two")
-    source = sources.read(name, Path(root), missing)
+    if memory_map:
+        if dequantize or missing or binarize != "none" or valid_size is not None:
+            raise ValueError(
+                "with memory_map, data are as the file has them: no binarize, dequantize, valid_size or missing values"
+            )
+        source = mapped.read(Path(name))
+    else:
+        mapped.require_room(Path(name))
+        source = sources.read(name, Path(root), missing)
     if valid_size is not None:
         source = source.with_valid(valid_size)
     raw = [part.x for part in source.parts]
     for x, part in zip(raw, Labels._fields, strict=True):
-        _check(x, f"{name} ({part})", missing)
-    known = [~x.isnan() for x in raw]
-    observed = None if all(o.all() for o in known) else Labels(*known)
-    whole = raw if observed is None else [hot_deck(x, o, raw[0], known[0]) for x, o in zip(raw, known, strict=True)]
+        if isinstance(x, Tensor):  # mapped data are looked at when their checksum is computed
+            _check(x, f"{name} ({part})", missing)
+    whole, observed = raw, None
+    if missing and any(x.isnan().any() for x in raw):
+        observed = Labels(*(~x.isnan() for x in raw))
+        whole = [hot_deck(x, o, raw[0], observed.train) for x, o in zip(raw, observed, strict=True)]
     generator = torch.Generator().manual_seed(seed)
     if dequantize:
         parts = _dequantized(whole, source.levels, generator, name)
     else:
         parts = [_binarized(x, binarize, generator, train=x is whole[0], name=name) for x in whole]
+    checksum = fingerprint(*parts, *(observed or ()))
     labels, factors = ([getattr(part, name) for part in source.parts] for name in ("y", "factors"))
     return Dataset(
         *parts,
@@ -155,13 +174,18 @@ def load(
             binarize=binarize,
             dequantize=dequantize,
             binarize_seed=seed if dequantize or binarize in ("static", "dynamic") else None,
-            checksum=fingerprint(*parts, *(observed or ())),
-            raw_checksum=fingerprint(*raw),
+            checksum=checksum,
+            raw_checksum=checksum if all(map(operator.is_, parts, raw)) else fingerprint(*raw),
         ),
         index=source.index,
         factors=None if any(v is None for v in factors) else Labels(*factors),
         observed=observed,
     )
+
+
+def in_memory(dataset: Dataset) -> Dataset:
+    """The data, of mapped training data 10,000."""
+    return replace(dataset, train=dataset.train.some(10_000)) if isinstance(dataset.train, Mapped) else dataset
 
 
 def _check(x: Tensor, name: str, missing: bool) -> None:
@@ -199,10 +223,11 @@ def _binarized(x: Tensor, binarize: Binarize, generator: torch.Generator, train:
     return torch.bernoulli(x, generator=generator)
 
 
-def fingerprint(*parts: Tensor) -> str:
+def fingerprint(*parts: Tensor | Mapped) -> str:
     """SHA-256 of the shapes and values of tensors, the first 16 digits."""
     digest = hashlib.sha256()
     for x in parts:
         digest.update(str(tuple(x.shape)).encode())
-        digest.update(np.ascontiguousarray(x.as_subclass(Tensor).detach().cpu().numpy()).data)
+        for chunk in x.chunks() if isinstance(x, Mapped) else [x.as_subclass(Tensor).detach().cpu()]:
+            digest.update(np.ascontiguousarray(chunk.numpy()).data)
     return digest.hexdigest()[:16]

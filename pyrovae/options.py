@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyrovae import catalogue
 from pyrovae.interruption import Interrupted
+from pyrovae.memory import explained, limited
 
 __all__ = ["Parser", "command"]
 
@@ -59,8 +60,9 @@ def command(main: Callable[[], None], interrupted: str = "--resume goes on from 
     """
     sys.path.append(str(Path.cwd()))  # where import paths given as options are looked for
     try:
-        main()
-    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        with limited(), explained():
+            main()
+    except (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFoundError) as error:
         sys.stderr.write(f"error: {_one_line(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt as stop:

@@ -50,7 +50,7 @@ class Parts:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one x."""
-        return tuple(columns(self.dataset.train)[0].shape[1:])
+        return tuple(columns(self.dataset.test)[0].shape[1:])
 
     def prior(self, latent_dim: int | None = None) -> Prior:
         """p(z), z of D dimensions."""

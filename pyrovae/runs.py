@@ -25,7 +25,7 @@ from pyrovae.checkpoint import last_good
 from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.columns import columns, moved
 from pyrovae.conditional_vae import ConditionalVAE
-from pyrovae.data import NAMES, Binarize, Dataset
+from pyrovae.data import NAMES, Binarize, Dataset, in_memory
 from pyrovae.data import load as load_data
 from pyrovae.encoders import DiagonalNormal
 from pyrovae.encoders.encoder import Encoder
@@ -80,6 +80,7 @@ def build(
     dequantize: bool = False,
     model: Blueprint | None = None,
     subset: Callable[[Dataset], Dataset] | None = None,
+    memory_map: bool = False,
 ) -> tuple[Model, Dataset]:
     """A model and its data, as the scripts' options describe them.
 
@@ -104,6 +105,8 @@ def build(
             test and validation data are drawn once, training data anew each epoch.
         model: what is made of these parts, by class name; by default a VAE.
         subset: which of the data, as a function of them all.
+        memory_map: whether the training data of a .npy file stay on disk, for data larger than memory; valid and test
+            have 10,000 data at most.
 
     Raises:
         ValueError: if the parts do not fit together, or not with the data.
@@ -111,9 +114,9 @@ def build(
     """
     place = _device(device)
     binary = likelihood(nn.Identity()).support is constraints.boolean
-    binarize = binarize or ("dynamic" if binary and not dequantize else "none")
+    binarize = binarize or ("dynamic" if binary and not (dequantize or memory_map) else "none")
     blueprint = model or blueprints.VAE()
-    dataset = load_data(data, binarize, root, binarize_seed, valid_size, dequantize, blueprint.missing)
+    dataset = load_data(data, binarize, root, binarize_seed, valid_size, dequantize, blueprint.missing, memory_map)
     dataset = blueprint.data(subset(dataset) if subset else dataset)
     parts = Parts(dataset, latent_dim, prior, likelihood, encoder, encoder_network, decoder_network, seed)
     vae = blueprint(parts)
@@ -122,7 +125,7 @@ def build(
         checked(vae, dataset.train, None)  # or what does not suit the model would fail there
     for part in starting:
         with isolated(seed, "start"):
-            part.start_from(blueprint.start(dataset))
+            part.start_from(blueprint.start(in_memory(dataset)))
     return vae.to(place), dataset
 
 
