@@ -255,11 +255,13 @@ def parser() -> Parser:
     """The options of a run: those of `build` and of `fit`, each component's constructor arguments included."""
     parser = Parser(description="Train a variational autoencoder.")
     parser.add_argument("--config", action="config", help="file with options, such as a run's config.yaml")
-    parser.add_function_arguments(build, as_group=False, skip={"subset"})
-    elsewhere = {"vae", "train", "valid", "seed", "folder", "resume", "shuffle", "progress", "compile"}
+    parser.add_function_arguments(build, as_group=False, skip={"subset", "memory_map"})
+    elsewhere = {"vae", "train", "valid", "seed", "folder", "resume", "shuffle", "progress", "compile", "deterministic"}
     parser.add_function_arguments(fit, as_group=False, skip=elsewhere)
     flag = {"action": ActionYesNo, "nargs": "?", "default": False}
     parser.add_argument("--compile", **flag, help="trace the steps, and the scoring of test data, and compile them")
+    parser.add_argument("--deterministic", **flag, help="take deterministic algorithms alone, on a GPU too")
+    parser.add_argument("--memory_map", **flag, help="leave the training data of a .npy file on disk, if it is large")
     parser.add_argument("--num_samples", type=int, default=1000, help="draws for each datum for log p(x)")
     parser.set_defaults(
         {

@@ -4,7 +4,7 @@ import gc
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from pyrovae.checkpoint import Checkpoint, Parts, described
 from pyrovae.columns import Data, arity, columns
 from pyrovae.compatibility import require
 from pyrovae.data import fingerprint
+from pyrovae.determinism import determinism
 from pyrovae.epochs import Epoch, validation
 from pyrovae.history import History
 from pyrovae.interruption import Interruption
+from pyrovae.memory import explained
 from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.objectives import ELBO
@@ -63,6 +65,7 @@ def fit(
     keep: int = 2,
     max_skips: int = 0,
     detect_anomaly: bool = False,
+    deterministic: bool = False,
 ) -> History:
     """Maximise the objective over the parameters of a model by epochs of SVI steps, on the device where they are.
 
@@ -107,8 +110,11 @@ def fit(
             each step reads back from the device.
         detect_anomaly: whether to look for what is not finite in each operation, forward and backward, which takes a
             multiple of the time.
+        deterministic: whether to take deterministic algorithms alone, so that on a GPU, too, the result repeats bit for
+            bit, see `pyrovae.determinism`.
 
     Raises:
+        MemoryError: if there is not enough memory.
         ValueError: if data do not suit the likelihood, an argument is out of range, or a checkpoint is of another run.
         FileNotFoundError: if there is no checkpoint to resume.
         BlockingIOError: if another process trains in the folder.
@@ -143,7 +149,16 @@ def fit(
         compile and detect_anomaly,
     )
     device = next(vae.parameters()).device
-    with isolated(seed), frozen_on_purpose(), _uncollected(), ExitStack() as held_until_the_end:
+    repeated = determinism(device) if deterministic else nullcontext()
+    sizes = {"batch_size": batch_size, "num_particles": getattr(objective, "num_particles", 1)}
+    with (
+        isolated(seed),
+        frozen_on_purpose(),
+        _uncollected(),
+        repeated,
+        explained(**sizes),
+        ExitStack() as held_until_the_end,
+    ):
         batches = Batches(train, batch_size, shuffle, seed, device, arity(vae))
         objective = ELBO() if objective is None else objective
         at_a_point = require(vae, objective, checked(vae, train, valid)).at_a_point

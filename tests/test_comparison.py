@@ -419,6 +419,23 @@ def test_of_two_that_share_the_cells_one_is_killed_and_the_other_does_the_rest(t
     assert_same_end(tmp_path / "shared", tmp_path / "whole")
 
 
+def test_jobs_are_processes_that_share_the_cells(tmp_path, monkeypatch):
+    quick = ["--data", str(Path("kinds.npy").absolute()), "--epochs", "1", "--num_samples", "2", "--seeds", "0"]
+    chosen = parse(tmp_path, *quick, "--jobs", "3", "--entries", "ELBO:")
+    started = []
+    monkeypatch.setattr(comparison, "_work", lambda comparison: {})  # in this process, which leaves all to the others
+    monkeypatch.setattr(comparison.multiprocessing, "get_context", lambda kind: SimpleNamespace(Process=process))
+
+    def process(**options):
+        started.append(fresh.CONTEXT.Process(**options))
+        return started[-1]
+
+    assert list(comparison.run(chosen).entries) == ["ELBO"]
+    assert [helper.exitcode for helper in started] == [0, 0]
+    (cell,) = chosen.cells()
+    assert any(holds(cell, helper) for helper in started)
+
+
 def holds(cell, process):
     return cell.claim.exists() and holder(cell.claim).endswith(f"process {process.pid}")
 
@@ -793,6 +810,7 @@ TWO = ["--entries", "a:", "b: --objective IWAE"]
         ([*TWO, "--seed", "1"], "give --seeds"),
         ([*TWO, "--seeds", "1", "1"], r"each once, not \[1, 1\]"),
         ([*TWO, "--num_samples", "1"], "num_samples must be at least 2"),
+        ([*TWO, "--jobs", "0"], "jobs must be at least 1"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line_before_anything_is_done(

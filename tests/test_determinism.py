@@ -10,7 +10,7 @@ import torch
 from test_staging import FAMILY, components, estimations, family, toy
 from torch.backends import cudnn
 
-from pyrovae import corruptions, data, fit, objectives
+from pyrovae import corruptions, data, fit, objectives, runs
 from pyrovae.determinism import determinism
 
 
@@ -82,6 +82,17 @@ def test_settings_are_those_of_before_afterwards():
     finally:
         torch.use_deterministic_algorithms(False)
         cudnn.benchmark = before[3]
+
+
+def test_training_takes_deterministic_algorithms_where_asked():
+    vae, objective, x = toy()()
+    seen = []
+    vae.likelihood.register_forward_hook(lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    for asked in (True, False):
+        seen.clear()
+        fit(vae, x, objective=objective, epochs=1, progress=False, deterministic=asked)
+        assert set(seen) == {asked}
+    assert runs.parser().parse_args(["--deterministic"]).deterministic is True
 
 
 def test_what_cannot_be_deterministic_is_told(monkeypatch):

@@ -81,7 +81,7 @@ def test_fit_streams_them_to_the_same_end_as_from_memory(path):
 
 
 def test_a_run_on_them_is_an_option(path, tmp_path):
-    arguments = ["--data", str(path), "--memory_map", "true", "--likelihood", "Normal", "--latent_dim", "2"]
+    arguments = ["--data", str(path), "--memory_map", "--likelihood", "Normal", "--latent_dim", "2"]
     options = runs.parser().parse_args([*arguments, "--epochs", "1", "--prior", "VampPrior", "--prior.components", "3"])
     run = runs.train(options, tmp_path / "run")
     assert isinstance(run.dataset.train, Mapped)

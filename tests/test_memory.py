@@ -90,6 +90,6 @@ def test_a_batch_beyond_all_memory_is_told(tmp_path):
     code, _, err = fresh.run_script(tmp_path, "train.py", *arguments)
     assert code == 2
     assert err.splitlines()[-1].startswith("error: not enough memory: ")
-    assert "num_particles" in err
+    assert f"batch_size (which is 64), num_particles (which is {10**12})" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
