@@ -12,12 +12,11 @@ images: they are compared by the probabilities of these. A density at grey value
 
 import io
 import json
-import multiprocessing
 import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,9 +35,10 @@ from pyrovae.compatibility import require
 from pyrovae.data import Dataset, Protocol
 from pyrovae.files import whole, with_nan, write_json
 from pyrovae.gradient_study import decoder_evaluations, gradient_study
+from pyrovae.jobs import helping
 from pyrovae.memory import explained
 from pyrovae.objective import Objective
-from pyrovae.options import Parser, command
+from pyrovae.options import Parser
 from pyrovae.rng import isolated
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -139,8 +139,8 @@ def parser() -> Parser:
         "--jobs",
         type=int,
         default=1,
-        help="processes that share the cells, and the threads; or start the same command several times, on any machine "
-        "that has the folder",
+        help="processes that share the cells, and the threads; bars and warnings of all but the first go to jobs/. Or "
+        "start the same command several times, on any machine that has the folder",
     )
     parser.set_defaults({"valid_num_samples": 50})
     return parser
@@ -215,7 +215,7 @@ def run(comparison: Comparison) -> Comparison:
     Raises:
         ValueError: if training failed for all entries.
     """
-    with _helpers(comparison):
+    with helping(comparison.jobs - 1, comparison.folder / "jobs", _work, comparison):
         failed = _work(comparison)
     lacking = {cell.entry for cell in comparison.cells() if not cell.finished}
     if len(lacking) == len(comparison.entries):
@@ -230,11 +230,14 @@ def _work(comparison: Comparison) -> dict[str, str]:
     while cells:
         left = []
         for cell in cells:
+            if cell.finished:
+                print(f"{names[cell.folder]}: finished before", flush=True)
+                continue
             with claimed(cell.claim) as mine:
                 if not mine:
                     left.append(cell)
                     continue
-                print(names[cell.folder] + (": finished before" if cell.finished else ""), flush=True)
+                print(names[cell.folder], flush=True)
                 try:
                     with explained():
                         train(cell)
@@ -247,30 +250,6 @@ def _work(comparison: Comparison) -> dict[str, str]:
             time.sleep(_PAUSE)
         cells = left
     return failed
-
-
-@contextmanager
-def _helpers(comparison: Comparison) -> Iterator[None]:
-    """Other processes that work on the cells, too."""
-    if comparison.jobs == 1:
-        yield
-        return
-    torch.set_num_threads(max(torch.get_num_threads() // comparison.jobs, 1))
-    context = multiprocessing.get_context("spawn")  # as a fork of a process with threads may hang
-    helpers = [
-        context.Process(target=_help, args=(comparison, torch.get_num_threads()), daemon=True)
-        for _ in range(comparison.jobs - 1)
-    ]
-    for helper in helpers:
-        helper.start()
-    yield
-    for helper in helpers:
-        helper.join()
-
-
-def _help(comparison: Comparison, num_threads: int) -> None:
-    torch.set_num_threads(num_threads)
-    command(lambda: _work(comparison))
 
 
 def train(cell: Cell) -> None:
