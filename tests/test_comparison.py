@@ -469,65 +469,6 @@ def test_a_cell_that_another_works_on_is_waited_for_and_told(finished, tmp_path,
     assert out.count(": finished before") == 6
 
 
-def test_jobs_are_processes_that_share_the_cells(tmp_path, monkeypatch, capfd):
-    quick = ["--data", str(Path("kinds.npy").absolute()), "--epochs", "1", "--num_samples", "2", "--seeds", "0"]
-    chosen = parse(tmp_path, *quick, "--jobs", "3", "--entries", "ELBO:")
-    (cell,), started = chosen.cells(), []
-
-    def process(**options):
-        started.append(fresh.CONTEXT.Process(**options))
-        return started[-1]
-
-    @contextmanager
-    def unclaimed(path):  # as this process shall leave the cell to the others
-        yield False
-
-    monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda kind: SimpleNamespace(Process=process))
-    monkeypatch.setattr(comparison, "_PAUSE", 0.05)
-    monkeypatch.setattr(comparison, "claimed", unclaimed)
-    monkeypatch.setattr(comparison, "holder", lambda path: "another")
-    threads = torch.get_num_threads()
-    assert list(comparison.run(chosen).entries) == ["ELBO"]
-    assert [helper.exitcode for helper in started] == [0, 0]
-    assert any(holds(cell, helper) for helper in started)
-    assert len(list((tmp_path / "jobs").glob("*.log"))) == 2
-    assert torch.get_num_threads() == threads
-    assert "waiting for ELBO, seed 0 (another)" in capfd.readouterr().out
-
-
-def holds(cell, process):
-    return cell.claim.exists() and holder(cell.claim).endswith(f"process {process.pid}")
-
-
-def epochs(cell):
-    history = cell.folder / "history.csv"
-    return len(history.read_text().splitlines()) - 1 if history.exists() else 0
-
-
-def test_a_cell_that_another_works_on_is_waited_for_and_told(finished, tmp_path, monkeypatch, capsys):
-    folder = shutil.copytree(finished.folder, tmp_path / "all")
-    chosen = parse(folder, *FIRST)
-    last = list(chosen.cells())[-1]
-    (last.folder / "scores.json").rename(tmp_path / "scores.json")
-    with claimed(last.claim) as mine, monkeypatch.context() as patch:
-        assert mine
-        # In place of waiting the other ends its work, but holds on to the cell for one more look.
-        looks = [lambda: (tmp_path / "scores.json").rename(last.folder / "scores.json"), lambda: None]
-        patch.setattr(comparison.time, "sleep", lambda seconds: looks.pop(0)() if looks else stop())
-
-        def stop():
-            raise Stopped
-
-        with pytest.raises(Stopped):
-            comparison.run(chosen)
-    out = capsys.readouterr().out
-    assert out.count("waiting for mixture, seed 1 (") == 1
-    assert f"process {os.getpid()})" in out
-    assert out.count(": finished before") == 5
-    comparison.run(chosen)
-    assert capsys.readouterr().out.count(": finished before") == 6
-
-
 def test_a_learned_baseline_starts_alike_whatever_was_computed_before(tmp_path):
     network = (
         "MLP --objective.gradient.baseline.network.in_shape [1,4,4] --objective.gradient.baseline.network.out_shape 1"
