@@ -7,7 +7,7 @@ import warnings
 import fresh
 import pytest
 import torch
-from test_staging import FAMILY, components, estimations, family, toy
+from test_staging import FAMILY, components, estimations, family, family_data, toy
 from torch.backends import cudnn
 
 from pyrovae import corruptions, data, fit, objectives, runs
@@ -30,12 +30,6 @@ def cases():
         "data:Intensities",
         lambda: (*toy(likelihood="Bernoulli")()[:2], data.Intensities(torch.rand(32, 1, 4, 4).double())),
     )
-
-
-def family_data(kind):
-    x = torch.linspace(-1, 1, 40).reshape(8, *((5, 1) if kind == "markov" else (5,))).double()
-    given = {"conditional": torch.arange(8) % 2, "semi-supervised": torch.arange(8) % 3 - 1}
-    return (x, given[kind]) if kind in given else (x,)
 
 
 def digest(make):

@@ -115,7 +115,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
         (np.zeros((20, 0)), {}, r"\(20, 0\)"),
         (np.zeros(20), {}, "the first dimension counts data"),
         (np.full((20, 2), "a"), {}, "where numbers are needed"),
-        (np.zeros((20, 2)), {"binarize": "threshold"}, "no binarize, dequantize or valid_size"),
+        (np.zeros((20, 2)), {"binarize": "threshold"}, "no binarize, dequantize, valid_size or missing"),
         (np.array([None] * 20), {}, "cannot be read as a NumPy file of numbers"),
     ],
 )

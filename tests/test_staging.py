@@ -209,14 +209,17 @@ def family(kind):
     return Autoencoder(networks.MLP(5, 3), likelihood, getattr(corruptions, kind)())
 
 
+def family_data(kind):
+    x = torch.linspace(-1, 1, 40).reshape(8, *((5, 1) if kind == "markov" else (5,))).double()
+    given = {"conditional": torch.arange(8) % 2, "semi-supervised": torch.arange(8) % 3 - 1, "incomplete": x > 0}
+    return (x, given[kind]) if kind in given else (x,)
+
+
 @pytest.mark.parametrize("kind", [*FAMILY, *corruptions.__all__])
 def test_every_model_of_the_family_is_staged(uncompiled, kind):
     objective = FAMILY.get(kind, objectives.ELBO())
-    x = torch.linspace(-1, 1, 40).reshape(8, *((5, 1) if kind == "markov" else (5,))).double()
-    given = {"conditional": torch.arange(8) % 2, "semi-supervised": torch.arange(8) % 3 - 1, "incomplete": x > 0}
-    data = (x, given[kind]) if kind in given else (x,)
     # Codes start anew once they have not been used for a while.
-    assert_same(lambda: (family(kind).double(), objective, *data), steps=50 if "averages" in kind else 12)
+    assert_same(lambda: (family(kind).double(), objective, *family_data(kind)), steps=50 if "averages" in kind else 12)
     assert len(uncompiled) == 1
 
 
