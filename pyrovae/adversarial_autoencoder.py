@@ -61,7 +61,7 @@ class AdversarialAutoencoder(Model):
         encoder: Callable[[Tensor], TorchDistribution],
         discriminator: nn.Module,
     ) -> None:
-        super().__init__()
+        super().__init__(prior=prior, likelihood=likelihood, encoder=encoder, discriminator=discriminator)
         self.prior, self.likelihood, self.encoder, self.discriminator = prior, likelihood, encoder, discriminator
         z = tuple(prior().event_shape)
         found = {

@@ -8,6 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.arguments import parts, whole
 from pyrovae.density_ratio import accuracy, annealed, logistic_loss
 from pyrovae.distributions.implicit import Implicit
 from pyrovae.model import Kind, Model, drawn
@@ -67,17 +68,17 @@ class AdversarialVB(Model):
         noise_dim: int,
         reference: Callable[[Tensor], TorchDistribution] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(prior=prior, likelihood=likelihood, encoder=encoder, discriminator=discriminator)
         z = tuple(prior().event_shape)
         shapes = {"encoder": (encoder, z), "discriminator": (discriminator, (1,))}
         for part, (network, shape) in shapes.items():
             if (gives := getattr(network, "out_shape", shape)) != shape:
                 raise ValueError(f"the {part} gives the shape {gives}, but should {shape}, for z of shape {z}")
-        if reference is not None and (gives := getattr(reference, "event_shape", None)) not in (None, z):
-            raise ValueError(f"the reference is over z of shape {gives}, but the prior over {z}")
-        if noise_dim < 1:
-            raise ValueError(f"noise_dim must be at least 1, not {noise_dim}")
-        self.prior, self.likelihood, self.noise_dim = prior, likelihood, noise_dim
+        if reference is not None:
+            parts(reference=reference)
+            if (gives := getattr(reference, "event_shape", None)) not in (None, z):
+                raise ValueError(f"the reference is over z of shape {gives}, but the prior over {z}")
+        self.prior, self.likelihood, self.noise_dim = prior, likelihood, whole("noise_dim", noise_dim)
         self.encoder, self.discriminator, self.reference = encoder, discriminator, reference
 
     def model(self, x: Tensor) -> None:

@@ -52,15 +52,15 @@ class Autoencoder(Model):
         likelihood: Callable[[Tensor], TorchDistribution],
         corruption: Corruption | None = None,
     ) -> None:
-        super().__init__()
+        corruption = nn.Identity() if corruption is None else corruption
+        super().__init__(network=network, likelihood=likelihood, corruption=corruption)
         takes = getattr(getattr(likelihood, "network", None), "in_shape", None)
         gives = getattr(network, "out_shape", takes)
         if gives is None:
             raise ValueError("nothing tells the size of z: give the network an attribute out_shape, such as (2,)")
         if len(gives) != 1 or takes not in (None, gives):
             raise ValueError(f"the network gives z of shape {gives}, but the likelihood's takes {takes}")
-        self.encoder, self.likelihood = network, likelihood
-        self.corruption = nn.Identity() if corruption is None else corruption
+        self.encoder, self.likelihood, self.corruption = network, likelihood, corruption
         self.prior = _Flat(gives)
 
     def model(self, x: Tensor) -> None:

@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae.arguments import number, parts
 from pyrovae.densities import LogDensities
 from pyrovae.networks import Network
 from pyrovae.parameters import unique_name
@@ -79,9 +80,7 @@ class MovingAverage(Baseline):
 
     def __init__(self, decay: float = 0.9) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, not {decay}")
-        self.decay = decay
+        self.decay = number("decay", decay, least=0, below=1)
         self.register_buffer("average", torch.zeros((), dtype=torch.float64))  # so that none of it is lost in a file
         self.register_buffer("started", torch.zeros(()))
 
@@ -115,6 +114,7 @@ class Learned(Baseline):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
+        parts(network=network)
         self.network = network
 
     def forward(self, objective: "Objective", terms: Tensor, densities: LogDensities) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyrovae.arguments import whole
 from pyrovae.densities import LogDensities
 from pyrovae.gradient import Gradient
 from pyrovae.regularised import Regularised
@@ -70,8 +71,8 @@ class BetaTCVAE(Regularised):
         max_plate_nesting: int = 1,
         chunk: int | None = None,
     ) -> None:
-        if num_data is not None and num_data < 1:
-            raise ValueError(f"num_data must be at least 1, not {num_data}")
+        if num_data is not None:
+            whole("num_data", num_data)
         self.alpha, self.beta, self.gamma, self.num_data, self.stratified = alpha, beta, gamma, num_data, stratified
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from pyrovae.arguments import parts
 from pyrovae.precision import of_networks
 
 Build = Callable[[Callable[[int], int]], nn.Module]
@@ -28,7 +29,10 @@ class Conditional(nn.Module, ABC):
     def __init__(self, network: nn.Module | Build, num_parameters: int = 1) -> None:
         super().__init__()
         self.num_parameters = num_parameters
+        parts(network=network)
         self.network = network if isinstance(network, nn.Module) else network(self.num_outputs)
+        if not isinstance(self.network, nn.Module):
+            raise ValueError(f"a function that builds a network gives a module, not {self.network!r}")
         if (shape := getattr(self.network, "out_shape", None)) is not None:
             self._size(shape)
 

@@ -54,7 +54,7 @@ class ConditionalVAE(Model):
         encoder: Callable[[Tensor], TorchDistribution],
         condition: OneHot | Features | Quadrants,
     ) -> None:
-        super().__init__()
+        super().__init__(prior=prior, likelihood=likelihood, encoder=encoder, condition=condition)
         self.prior, self.likelihood, self.encoder, self.condition = prior, likelihood, encoder, condition
         y, z = condition.out_shape, encoder.event_shape
         x = likelihood.event_shape

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae.arguments import whole
 from pyrovae.networks.network import Shape, as_shape
 
 __all__ = ["Features", "OneHot", "Quadrants"]
@@ -22,9 +23,7 @@ class OneHot(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        if classes < 1:
-            raise ValueError(f"there must be at least one class, not {classes}")
-        self.out_shape = (classes,)
+        self.out_shape = (whole("classes", classes),)
 
     def forward(self, y: Tensor) -> Tensor:
         """Vectors `(..., C)` of classes `(...)`, whole numbers."""

@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from pyrovae.arguments import number
+
 __all__ = ["GaussianNoise", "Masking", "SaltAndPepper"]
 
 
@@ -36,9 +38,7 @@ class GaussianNoise(Corruption):
 
     def __init__(self, scale: float = 0.5) -> None:
         super().__init__()
-        if not scale > 0:
-            raise ValueError(f"the noise's scale must be positive, not {scale}")
-        self.scale = scale
+        self.scale = number("scale", scale, above=0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Corrupted data, of the same shape."""
@@ -61,7 +61,7 @@ class Masking(Corruption):
 
     def __init__(self, probability: float = 0.3) -> None:
         super().__init__()
-        self.probability = _probability(probability)
+        self.probability = number("probability", probability, above=0, below=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Corrupted data, of the same shape."""
@@ -84,7 +84,7 @@ class SaltAndPepper(Corruption):
 
     def __init__(self, probability: float = 0.3) -> None:
         super().__init__()
-        self.probability = _probability(probability)
+        self.probability = number("probability", probability, above=0, below=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Corrupted data, of the same shape."""
@@ -92,9 +92,3 @@ class SaltAndPepper(Corruption):
             return x
         u = torch.rand_like(x) / self.probability  # below 1 where x is lost, below 1/2 where it becomes 0
         return torch.where(u < 1, (u >= 0.5).to(x.dtype), x)
-
-
-def _probability(p: float) -> float:
-    if not 0 < p < 1:
-        raise ValueError(f"the probability that an element is lost must be between 0 and 1, not {p}")
-    return p

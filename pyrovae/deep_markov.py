@@ -8,6 +8,7 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.arguments import whole
 from pyrovae.evaluation import kl_per_layer
 from pyrovae.ladder import product
 from pyrovae.lengths import check_lengths, counted, steps_of
@@ -75,9 +76,10 @@ class DeepMarkovModel(Model):
         steps: int,
         product: bool = False,
     ) -> None:
-        super().__init__()
-        if steps < 1:
-            raise ValueError(f"a sequence has at least one step, not {steps}")
+        super().__init__(
+            prior=prior, transition=transition, likelihood=likelihood, reader=reader, combiner=combiner, encoder=encoder
+        )
+        whole("steps", steps)
         self.prior, self.transition, self.likelihood = prior, transition, likelihood
         self.reader, self.combiner, self.encoder, self.steps, self.product = reader, combiner, encoder, steps, product
         self._check_fit()

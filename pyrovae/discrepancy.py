@@ -4,6 +4,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyrovae.arguments import number
 from pyrovae.densities import LogDensities
 from pyrovae.draws import is_point
 from pyrovae.gradient import Gradient
@@ -57,12 +58,13 @@ class InfoVAE(Regularised):
         max_plate_nesting: int = 1,
         chunk: int | None = None,
     ) -> None:
-        if not (0 <= alpha <= 1 and alpha + lambd >= 1):
+        number("alpha", alpha, least=0, most=1)
+        if number("lambd", lambd) + alpha < 1:
             raise ValueError(
-                f"alpha must be between 0 and 1 and lambd at least 1 - alpha, or a term would have a negative weight, "
-                f"but they are {alpha} and {lambd}"
+                f"lambd must be at least 1 - alpha, or a term would have a negative weight, but they are {lambd} and "
+                f"1 - {alpha}"
             )
-        self.alpha, self.lambd, self.scale = alpha, lambd, scale
+        self.alpha, self.lambd, self.scale = alpha, lambd, number("scale", scale, above=0)
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
 
     @property
@@ -116,7 +118,7 @@ class WAE(Regularised):
         max_plate_nesting: int = 1,
         chunk: int | None = None,
     ) -> None:
-        self.lambd, self.scale = lambd, scale
+        self.lambd, self.scale = lambd, number("scale", scale, above=0)
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
 
     @property

@@ -6,6 +6,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyrovae import arguments
 from pyrovae.densities import LogDensities, Program
 from pyrovae.gradient import Gradient
 from pyrovae.gradients import (
@@ -81,9 +82,10 @@ class ELBO(Objective):
         max_plate_nesting: int = 1,
         chunk: int | None = None,
     ) -> None:
-        for name, weight in {"beta": beta, "free_bits": free_bits, "capacity": capacity}.items():
-            if isinstance(weight, int | float) and not weight >= 0:
-                raise ValueError(f"{name} must not be negative, but it is {weight}")
+        arguments.number("free_bits", free_bits, least=0)
+        for name, weight in {"beta": beta, "capacity": capacity}.items():
+            if not callable(weight) and (weight is not None or name == "beta"):
+                arguments.number(name, weight, least=0)
         if free_bits and capacity is not None:
             raise ValueError("free_bits and capacity both say which KL is not paid for: give one of them")
         if free_bits or capacity is not None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyrovae.arguments import parts
 from pyrovae.densities import LogDensities
 from pyrovae.gradient import Gradient
 from pyrovae.networks import MLP, Network
@@ -63,6 +64,8 @@ class FactorVAE(Regularised):
         max_plate_nesting: int = 1,
         chunk: int | None = None,
     ) -> None:
+        if discriminator is not None:
+            parts(discriminator=discriminator)
         self.gamma = gamma
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.discriminator = discriminator

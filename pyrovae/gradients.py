@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae import draws
+from pyrovae.arguments import number
 from pyrovae.baselines import Baseline, others
 from pyrovae.densities import LogDensities
 from pyrovae.gradient import Gradient, mean_over_groups, with_value
@@ -263,7 +264,7 @@ class _Relaxation(Gradient):
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.temperature = _positive(temperature)
+        self.temperature = number("temperature", temperature, above=0)
 
     @classmethod
     def takes(cls, fn: TorchDistributionMixin) -> bool:
@@ -351,7 +352,7 @@ class REBAR(Gradient):
 
     def __init__(self, temperature: float = 0.5, eta: float = 1.0) -> None:
         super().__init__()
-        self.temperature, self.eta = _positive(temperature), eta
+        self.temperature, self.eta = number("temperature", temperature, above=0), number("eta", eta)
 
     @classmethod
     def takes(cls, fn: TorchDistributionMixin) -> bool:
@@ -403,9 +404,3 @@ class Covariance(Gradient):
             weight, covariance = objective.covariance(densities.log_weight)
         score = sum(densities.score.values())
         return with_value(value, (weight * densities.log_weight + covariance * score).sum(0))
-
-
-def _positive(temperature: float) -> float:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
-    return temperature

@@ -56,7 +56,7 @@ class IncompleteVAE(Model):
         likelihood: Callable[[Tensor], TorchDistribution],
         encoder: Callable[[Tensor], TorchDistribution],
     ) -> None:
-        super().__init__()
+        super().__init__(prior=prior, likelihood=likelihood, encoder=encoder)
         if hasattr(encoder, "join"):
             raise ValueError(
                 f"{type(encoder).__name__} looks at p(x | z) of all elements, also of those that are missing: use "

@@ -26,7 +26,7 @@ class Layers(Model):
     """
 
     def __init__(self, prior: Callable[[], TorchDistribution], decoders: Sequence[Given], likelihood: Given) -> None:
-        super().__init__()
+        super().__init__(prior=prior, likelihood=likelihood)
         self.prior, self.likelihood, self.decoders = prior, likelihood, nn.ModuleList(decoders)
         self.latents = [f"z{layer}" for layer in range(1, len(decoders) + 2)]  # z1, ..., zL
         self._check_fit()

@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyrovae.arguments import number
 from pyrovae.conditions import OneHot
 from pyrovae.model import Kind, Model, drawn
 from pyrovae.networks import Join, Network
@@ -65,9 +66,8 @@ class M2(Model):
         classifier: Network,
         alpha: float = 1.0,
     ) -> None:
-        super().__init__()
-        if not alpha >= 0:
-            raise ValueError(f"alpha must not be negative, but it is {alpha}")
+        super().__init__(prior=prior, likelihood=likelihood, encoder=encoder, classifier=classifier)
+        number("alpha", alpha, least=0)
         self.prior, self.likelihood, self.encoder, self.classifier = prior, likelihood, encoder, classifier
         self.alpha, [self.classes] = alpha, classifier.out_shape
         self.z_and_y = Join(tuple(prior().event_shape), self.classes)

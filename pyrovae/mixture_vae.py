@@ -53,7 +53,7 @@ class MixtureVAE(Model):
         likelihood: Callable[[Tensor], TorchDistribution],
         encoder: Callable[[Tensor], TorchDistribution],
     ) -> None:
-        super().__init__()
+        super().__init__(prior=prior, likelihood=likelihood, encoder=encoder)
         if not isinstance(prior, MixtureOfNormals):
             raise ValueError(
                 f"the components must be normals, as in priors.MixtureOfNormals, not {type(prior).__name__}"

@@ -1,12 +1,13 @@
 """What every model of the family is: two Pyro programs over the same data."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae import arguments
 from pyrovae.parameters import unique_name
 
 __all__ = ["Kind", "Model"]
@@ -25,6 +26,10 @@ class Model(nn.Module, ABC):
     prior: nn.Module
     likelihood: nn.Module
     guide_parts: tuple[str, ...] = ("encoder",)  # whose parameters the guide has for itself
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__()
+        arguments.parts(**parts)  # before anything is asked of them
 
     @abstractmethod
     def model(self, x: Tensor) -> None:

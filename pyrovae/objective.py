@@ -10,6 +10,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae.arguments import whole
 from pyrovae.densities import LogDensities, Program, log_densities
 from pyrovae.draws import has_score, is_point, scores_any
 from pyrovae.gradient import Gradient, mean_over_groups
@@ -50,9 +51,10 @@ class Objective(pyro.infer.ELBO, nn.Module):
         chunk: int | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        for name, number in {"num_particles": num_particles, "chunk": chunk}.items():
-            if number is not None and (number < 1 or number != int(number)):
-                raise ValueError(f"{name} must be a whole number of at least 1, not {number}")
+        whole("num_particles", num_particles)
+        whole("max_plate_nesting", max_plate_nesting)
+        if chunk is not None:
+            whole("chunk", chunk)
         pyro.infer.ELBO.__init__(self, num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         self.gradient = self.estimators[0]() if gradient is None else gradient
         if not isinstance(self.gradient, Gradient):

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyrovae.arguments import number, whole
 from pyrovae.beta_tcvae import BetaTCVAE
 from pyrovae.densities import LogDensities
 from pyrovae.discrepancy import WAE, InfoVAE
@@ -100,9 +101,9 @@ class Renyi(Objective):
         max_plate_nesting: int = 1,
         chunk: int | None = None,
     ) -> None:
-        if math.isnan(alpha) or alpha == math.inf:
-            raise ValueError(f"alpha must be a number or -inf, not {alpha}")
-        if alpha == -math.inf:
+        if alpha != -math.inf:
+            number("alpha", alpha)
+        else:
             self.estimators = tuple(e for e in type(self).estimators if e is not DReG)
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.alpha = alpha
@@ -151,10 +152,8 @@ class CIWAE(Objective):
         max_plate_nesting: int = 1,
         chunk: int | None = None,
     ) -> None:
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta must be between 0 and 1, not {beta}")
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
-        self.beta = beta
+        self.beta = number("beta", beta, least=0, most=1)
 
     def reduce(self, terms: Tensor) -> Tensor:
         """beta 1/K sum_k log w_k + (1 - beta) log 1/K sum_k w_k."""
@@ -177,10 +176,8 @@ class _Grouped(Objective):
         max_plate_nesting: int = 1,
         chunk: int | None = None,
     ) -> None:
-        if groups < 1:
-            raise ValueError(f"groups must be at least 1, not {groups}")
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
-        self.groups = groups
+        self.groups = whole("groups", groups)
 
     @property
     def num_draws(self) -> int:

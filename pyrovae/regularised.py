@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.arguments import number
 from pyrovae.densities import LogDensities, Program
 from pyrovae.gradient import Gradient
 from pyrovae.gradients import Pathwise
@@ -40,8 +41,7 @@ class Regularised(Objective):
     ) -> None:
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         for name, weight in self.weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name} must not be negative, but it is {weight}")
+            number(name, weight, least=0)
 
     @abstractmethod
     def terms_of(self, densities: LogDensities) -> dict[str, tuple[float, Tensor]]:

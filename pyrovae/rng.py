@@ -1,5 +1,6 @@
 """Random numbers: what is done under a seed gives the same result, and leaves the world's random state alone."""
 
+import operator
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,5 +22,5 @@ def isolated(seed: int | None = None, purpose: str = "") -> Iterator[None]:
     """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         if seed is not None:
-            torch.manual_seed(stream(seed, purpose) if purpose else seed)
+            torch.manual_seed(stream(seed, purpose) if purpose else operator.index(seed) % 2**64)
         yield

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 
+from pyrovae.arguments import number, whole
+
 __all__ = ["Cyclical", "Linear"]
 
 
@@ -15,9 +17,8 @@ class Schedule(ABC):
     """
 
     def __init__(self, steps: int, start: float = 0.0, end: float = 1.0) -> None:
-        if steps < 1:
-            raise ValueError(f"a schedule has at least 1 step, not {steps}")
-        self.steps, self.start, self.end = steps, start, end
+        self.steps = whole("steps", steps)
+        self.start, self.end = number("start", start, least=0), number("end", end, least=0)
 
     @abstractmethod
     def __call__(self, step: int) -> float:
@@ -66,7 +67,7 @@ class Cyclical(Schedule):
 
     def __init__(self, steps: int, cycles: int = 4, start: float = 0.0, end: float = 1.0) -> None:
         super().__init__(steps, start, end)
-        if not 1 <= cycles <= steps:
+        if whole("cycles", cycles) > steps:
             raise ValueError(f"cycles must be between 1 and the number of steps, {steps}, not {cycles}")
         self.cycles = cycles
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pyrovae.arguments import number, whole
 from pyrovae.gradient import Gradient
 from pyrovae.gradients import STL, VIMCO, Concrete, Covariance, DReG, Pathwise, ScoreFunction, StraightThrough
 from pyrovae.objective import Objective
@@ -46,8 +47,8 @@ class TVO(Objective):
         max_plate_nesting: int = 1,
         chunk: int | None = None,
     ) -> None:
-        if partitions < 1 or not 0 < first < 1:
-            raise ValueError(f"partitions must be at least 1 and first between 0 and 1, not {partitions} and {first}")
+        whole("partitions", partitions)
+        number("first", first, above=0, below=1)
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.partitions, self.first = partitions, first
         self.betas = [0.0, *(first ** (1 - j / (partitions - 1)) for j in range(partitions - 1)), 1.0]

@@ -55,7 +55,9 @@ class TwoLevelVAE(Model):
         encoder: Callable[[Tensor], TorchDistribution],
         lower_encoder: Callable[[Tensor], TorchDistribution],
     ) -> None:
-        super().__init__()
+        super().__init__(
+            prior=prior, decoder=decoder, likelihood=likelihood, encoder=encoder, lower_encoder=lower_encoder
+        )
         self.prior, self.decoder, self.likelihood = prior, decoder, likelihood
         self.encoder, self.lower_encoder = encoder, lower_encoder
         z1, z2 = decoder.event_shape, encoder.event_shape

@@ -50,7 +50,7 @@ class VAE(Model):
         likelihood: Callable[[Tensor], TorchDistribution],
         encoder: Callable[[Tensor], TorchDistribution],
     ) -> None:
-        super().__init__()
+        super().__init__(prior=prior, likelihood=likelihood, encoder=encoder)
         self.prior, self.likelihood, self.encoder = prior, likelihood, encoder
         # Parts that are made of others, such as a prior of q(z | x), get to know them.
         before = [(part, getattr(part, "joined", ())) for part in (prior, likelihood, encoder) if hasattr(part, "join")]

@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae import evaluation
+from pyrovae.arguments import number, parts
 from pyrovae.distributions.codewords import Codewords, Nearest
 from pyrovae.gradient import with_value
 from pyrovae.model import Kind, Model, drawn
@@ -69,7 +70,7 @@ class VQVAE(Model):
         prior: CodesPrior | None = None,
         commitment: float = 0.25,
     ) -> None:
-        super().__init__()
+        super().__init__(network=network, codebook=codebook, likelihood=likelihood)
         size = (prod(codebook.shape),)
         gives = getattr(network, "out_shape", size)
         takes = getattr(getattr(likelihood, "network", None), "in_shape", size)
@@ -78,14 +79,14 @@ class VQVAE(Model):
                 f"the codebook reads z of shape {size} as {codebook.shape}, but the network gives {gives} and the "
                 f"likelihood's takes {takes}"
             )
-        if not commitment >= 0:
-            raise ValueError(f"commitment must not be negative, but it is {commitment}")
+        number("commitment", commitment, least=0)
         self.encoder, self.codebook, self.likelihood = network, codebook, likelihood
         self.set_prior(UniformCodes(codebook.positions, codebook.codes) if prior is None else prior)
         self.commitment, self.temperature = commitment, 0.0
 
     def set_prior(self, prior: CodesPrior) -> None:
         """Put another p(c) in the place of the model's; refused if it is over other codes."""
+        parts(prior=prior)
         of, needed = (prior.shape, prior.codes), (self.codebook.positions, self.codebook.codes)
         if of != needed:
             raise ValueError(

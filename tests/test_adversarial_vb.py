@@ -270,7 +270,7 @@ def test_parts_that_do_not_fit_and_bounds_that_need_a_density_are_refused():
         AdversarialVB(prior, likelihood, t, t, 2)
     with pytest.raises(ValueError, match=r"the discriminator gives the shape \(2,\), but should \(1,\)"):
         AdversarialVB(prior, likelihood, g, g, 2)
-    with pytest.raises(ValueError, match="noise_dim must be at least 1"):
+    with pytest.raises(ValueError, match="noise_dim must be a whole number of at least 1"):
         AdversarialVB(prior, likelihood, g, t, 0)
     with pytest.raises(ValueError, match=r"the reference is over z of shape \(3,\), but the prior over \(2,\)"):
         AdversarialVB(prior, likelihood, g, t, 2, encoders.DiagonalNormal(MLP(5, 6)))

@@ -84,7 +84,7 @@ def test_looking_does_not_move_the_average():
 
 @pytest.mark.parametrize("bad", [-0.1, 1.0, math.nan])
 def test_a_decay_out_of_range_is_refused(bad):
-    with pytest.raises(ValueError, match="decay must be at least 0"):
+    with pytest.raises(ValueError, match="decay must be a finite number at least 0 and below 1"):
         MovingAverage(bad)
 
 

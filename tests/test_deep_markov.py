@@ -471,7 +471,7 @@ def test_what_does_not_fit_is_refused():
             encoders.DiagonalNormal(networks.MLP(7, 6)),
             r"chain of z is for the shape \(2,\), but is given \(3,\)",
         ),
-        ("steps", 0, "at least one step"),
+        ("steps", 0, "steps must be a whole number of at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             DeepMarkovModel(**{**parts, part: other})

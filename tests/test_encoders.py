@@ -414,16 +414,16 @@ def test_network_without_out_shape_works_or_is_refused_with_the_remedy(name, var
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("LowRankNormal", {"rank": 0}, "rank must be at least 1"),
-        ("MixtureOfNormals", {"components": 0}, "at least one component"),
-        ("RelaxedBernoulli", {"temperature": 0.0}, "temperature must be positive"),
-        ("RelaxedOneHotCategorical", {"temperature": -1.0}, "temperature must be positive"),
-        ("Planar", {"layers": 0}, "at least one layer"),
-        ("IAF", {"layers": 0}, "layers and context_dim"),
-        ("Spline", {"context_dim": 0}, "layers and context_dim"),
+        ("LowRankNormal", {"rank": 0}, "rank must be a whole number of at least 1"),
+        ("MixtureOfNormals", {"components": 0}, "components must be a whole number of at least 1"),
+        ("RelaxedBernoulli", {"temperature": 0.0}, "temperature must be a finite number above 0"),
+        ("RelaxedOneHotCategorical", {"temperature": -1.0}, "temperature must be a finite number above 0"),
+        ("Planar", {"layers": 0}, "layers must be a whole number of at least 1"),
+        ("IAF", {"layers": 0}, "layers must be a whole number of at least 1"),
+        ("Spline", {"context_dim": 0}, "context_dim must be a whole number of at least 1"),
         ("IAF", {"hidden": (2,)}, "at least one unit for each of the 3"),
-        ("SemiAmortized", {"steps": -1}, "steps must not be negative"),
-        ("SemiAmortized", {"lr": 0.0}, "lr must be positive"),
+        ("SemiAmortized", {"steps": -1}, "steps must be a whole number of at least 0"),
+        ("SemiAmortized", {"lr": 0.0}, "lr must be a finite number above 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(name, options, message):

@@ -496,7 +496,7 @@ def test_perturb_offsets_every_parameter_alike():
 
 @pytest.mark.parametrize("variance", [0.0, -1.0, math.inf, math.nan])
 def test_variance_of_no_gaussian_is_refused(variance):
-    with pytest.raises(ValueError, match="variance must be positive"):
+    with pytest.raises(ValueError, match="variance must be a finite number above 0"):
         GaussianToy(2, variance)
 
 

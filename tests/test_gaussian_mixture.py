@@ -165,7 +165,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="component 1 has no data left"):
         em_step(model, data())
     for wrong in ({"components": 0}, *({"scale": scale} for scale in (0.0, 1e-4, float("inf"), float("nan")))):
-        with pytest.raises(ValueError, match="components must be at least 1, and scale finite and above"):
+        with pytest.raises(ValueError, match=r"components must be a whole|scale must be a finite number above"):
             GaussianMixture(**wrong)
     with pytest.raises(ValueError, match=r"Pathwise has no gradient through it: use .*Enumerate"):
         variational_em(GaussianMixture().vae, data(), progress=False)

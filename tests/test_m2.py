@@ -156,7 +156,7 @@ def test_classes_that_there_are_not_are_refused():
     for y in (torch.full((5,), 3), torch.full((5,), -2), torch.zeros(5)):
         with pytest.raises(ValueError, match="classes of train are whole numbers from 0 to 2, -1 where"):
             fit(m2, (x, y), epochs=1)
-    with pytest.raises(ValueError, match="alpha must not be negative"):
+    with pytest.raises(ValueError, match="alpha must be a finite number at least 0"):
         bits(alpha=-1.0)
     make = lambda *sizes: networks.MLP(*sizes, hidden=())  # noqa: E731
     with pytest.raises(ValueError, match=r"the network of q\(z \| x, y\) takes \(3,\), but .* has the shape \(6,\)"):

@@ -406,12 +406,12 @@ def test_an_encoder_of_points_is_trained_and_has_no_elbo(objective):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: E.BetaTCVAE(beta=-1.0), "beta must not be negative, but it is -1.0"),
-        (lambda: E.BetaTCVAE(num_data=0), "num_data must be at least 1"),
-        (lambda: E.FactorVAE(math.nan), "gamma must not be negative, but it is nan"),
-        (lambda: E.WAE(-1.0), "lambd must not be negative"),
-        (lambda: E.InfoVAE(1.5), "alpha must be between 0 and 1"),
-        (lambda: E.InfoVAE(0.5, 0.2), "lambd at least 1 - alpha"),
+        (lambda: E.BetaTCVAE(beta=-1.0), "beta must be a finite number at least 0, not -1.0"),
+        (lambda: E.BetaTCVAE(num_data=0), "num_data must be a whole number of at least 1"),
+        (lambda: E.FactorVAE(math.nan), "gamma must be a finite number at least 0, not nan"),
+        (lambda: E.WAE(-1.0), "lambd must be a finite number at least 0"),
+        (lambda: E.InfoVAE(1.5), "alpha must be a finite number at least 0 and at most 1"),
+        (lambda: E.InfoVAE(0.5, 0.2), "lambd must be at least 1 - alpha"),
         (lambda: E.WAE(gradient=G.STL()), "WAE cannot be had with STL, as its penalty is of the draws of all data"),
         (lambda: E.BetaTCVAE(gradient=G.VIMCO()), "use gradients.Pathwise$"),
     ],

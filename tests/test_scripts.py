@@ -216,7 +216,7 @@ def test_a_component_of_ones_own_is_chosen_by_import_path(tmp_path, monkeypatch)
             "is over R^D, but the encoder Bernoulli over {0, 1}^D: use encoders.",
         ),
         (["--prior", "Bernoulli", "--encoder", "Bernoulli"], "not reparameterised, so Pathwise has no gradient"),
-        (["--latent_dim", "0"], "latent_dim must be at least 1"),
+        (["--latent_dim", "0"], "latent_dim must be a whole number of at least 1"),
         (["--resume", "--out", "nosuch"], "nothing to resume in 'nosuch'"),
         (["--patience", "0"], "patience"),
         (["--clip_norm", "-1"], "clip_norm"),

@@ -6,6 +6,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
+from pyrovae.arguments import number, whole
+
 __all__ = ["Grid", "GridCategorical"]
 
 
@@ -27,11 +29,8 @@ class Grid(constraints.Constraint):
     is_discrete = True
 
     def __init__(self, levels: int, step: float | None = None) -> None:
-        if levels < 2:
-            raise ValueError(f"a grid has at least 2 values, not {levels}")
-        if step is not None and not step > 0:
-            raise ValueError(f"step, the distance between values of a grid, must be positive, not {step}")
-        self.levels, self.step = levels, 1 / (levels - 1) if step is None else step
+        self.levels = whole("the values of a grid", levels, least=2)
+        self.step = 1 / (levels - 1) if step is None else number("step, between values of a grid,", step, above=0)
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each value is on the grid, up to the rounding of float32."""

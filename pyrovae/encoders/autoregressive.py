@@ -11,6 +11,7 @@ from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
 from pyrovae import flows
+from pyrovae.arguments import whole, wholes
 from pyrovae.conditional import Build
 from pyrovae.encoders.flow import FlowEncoder
 
@@ -83,9 +84,9 @@ class Autoregressive(FlowEncoder):
     def __init__(
         self, network: nn.Module | Build, layers: int, context_dim: int, hidden: Sequence[int], made: type[_MADE]
     ) -> None:
-        if min(layers, context_dim) < 1:
-            raise ValueError(f"layers and context_dim must be at least 1, not {layers} and {context_dim}")
-        self.context_dim = context_dim  # num_outputs is asked for it by the class above
+        whole("layers", layers)
+        hidden = wholes("hidden", hidden)
+        self.context_dim = whole("context_dim", context_dim)  # num_outputs is asked for it by the class above
         super().__init__(network)
         if self.event_shape is None:
             raise ValueError(
@@ -96,7 +97,7 @@ class Autoregressive(FlowEncoder):
         if not hidden or min(hidden) < latent_dim:
             raise ValueError(
                 f"each hidden layer of {type(self).__name__} needs at least one unit for each of the {latent_dim} "
-                f"dimensions of z, not {tuple(hidden)}"
+                f"dimensions of z, not {hidden}"
             )
         self.layers = nn.ModuleList(
             made(latent_dim, context_dim, hidden, self.param_dims, backwards=i % 2 == 1) for i in range(layers)

@@ -5,6 +5,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from pyrovae.arguments import number
 from pyrovae.conditional import Build
 from pyrovae.distributions import power_spherical, relaxed
 from pyrovae.encoders.encoder import Encoder
@@ -99,9 +100,8 @@ class RelaxedBernoulli(Encoder):
     support = constraints.independent(constraints.unit_interval, 1)
 
     def __init__(self, network: nn.Module | Build, temperature: float = 0.5) -> None:
-        _require_positive(temperature)
         super().__init__(network)
-        self.temperature = temperature
+        self.temperature = number("temperature", temperature, above=0)  # the limit 0 has no density
 
     def distribution(self, output: Tensor) -> TorchDistribution:
         """The member of the family, batch `(...)`, event `(D,)`, that has the network's output for parameters."""
@@ -135,9 +135,8 @@ class RelaxedOneHotCategorical(Encoder):
     support = constraints.simplex
 
     def __init__(self, network: nn.Module | Build, temperature: float = 0.5) -> None:
-        _require_positive(temperature)
         super().__init__(network)
-        self.temperature = temperature
+        self.temperature = number("temperature", temperature, above=0)  # the limit 0 has no density
 
     def distribution(self, output: Tensor) -> TorchDistribution:
         """The member of the family, batch `(...)`, event `(D,)`, that has the network's output for parameters."""
@@ -186,8 +185,3 @@ class PowerSpherical(Encoder):
         first = torch.nn.functional.one_hot(torch.zeros_like(length[..., 0], dtype=torch.long), direction.shape[-1])
         loc = torch.where(length > 1e-6, direction / length.clamp(min=1e-6), first.to(output.dtype))
         return power_spherical.PowerSpherical(loc, positive(unconstrained_concentration))
-
-
-def _require_positive(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be positive, not {temperature}: its limit 0 has no density")

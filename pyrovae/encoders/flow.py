@@ -9,6 +9,7 @@ from pyro.distributions.transforms import AffineTransform, Transform
 from torch import Tensor, nn
 
 from pyrovae import flows
+from pyrovae.arguments import whole
 from pyrovae.conditional import Build
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.scale import positive
@@ -59,9 +60,7 @@ class Amortized(FlowEncoder):
     """
 
     def __init__(self, network: nn.Module | Build, layers: int) -> None:
-        if layers < 1:
-            raise ValueError(f"a flow has at least one layer, not {layers}")
-        self.layers = layers  # num_outputs is asked for it by the class above
+        self.layers = whole("layers", layers)  # num_outputs is asked for it by the class above
         super().__init__(network)
 
     def flow_outputs(self, size: int) -> int:

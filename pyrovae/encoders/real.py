@@ -5,6 +5,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.arguments import whole
 from pyrovae.conditional import Build
 from pyrovae.distributions import normal
 from pyrovae.distributions.reparameterized_mixture import ReparameterizedMixture
@@ -102,9 +103,7 @@ class LowRankNormal(Encoder):
     """
 
     def __init__(self, network: nn.Module | Build, rank: int = 2) -> None:
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, not {rank}: with no column, it is a DiagonalNormal")
-        self.rank = rank
+        self.rank = whole("rank", rank)  # with no column, it would be a DiagonalNormal
         super().__init__(network, num_parameters=2 + rank)
 
     def distribution(self, output: Tensor) -> TorchDistribution:
@@ -171,9 +170,7 @@ class MixtureOfNormals(Encoder):
     """
 
     def __init__(self, network: nn.Module | Build, components: int = 5) -> None:
-        if components < 1:
-            raise ValueError(f"a mixture has at least one component, not {components}")
-        self.components = components
+        self.components = whole("components", components)
         super().__init__(network)
 
     def num_outputs(self, size: int) -> int:

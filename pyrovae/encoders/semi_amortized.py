@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.arguments import number, whole
 from pyrovae.conditional import Build
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.encoders.real import DiagonalNormal
@@ -53,10 +54,9 @@ class SemiAmortized(Encoder):
         steps: int = 5,
         lr: float = 0.1,
     ) -> None:
-        if steps < 0 or not lr > 0:
-            raise ValueError(f"steps must not be negative and lr must be positive, not {steps} and {lr}")
         nn.Module.__init__(self)  # not Encoder's, as the network is the family's
-        self.family, self.steps, self.lr = family(network), steps, lr
+        self.steps, self.lr = whole("steps", steps, least=0), number("lr", lr, above=0)
+        self.family = family(network)
         self.support = self.family.support
         self.joined: tuple[nn.Module, ...] = ()  # in a tuple they are no submodules, nor in the state_dict
 

@@ -5,6 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from pyrovae.arguments import whole
 from pyrovae.encoders import Bernoulli as BernoulliEncoder
 from pyrovae.exact.exact import Exact
 from pyrovae.likelihoods import Bernoulli
@@ -78,7 +79,7 @@ class BernoulliToy(Discrete):
     """
 
     def __init__(self, latent_dim: int = 4, data_dim: int = 8, seed: int = 0) -> None:
-        if latent_dim > 16:
+        if whole("latent_dim", latent_dim) > 16:
             raise ValueError(f"latent_dim is at most 16, where 65536 states of z are summed, not {latent_dim}")
         with isolated(seed), torch.no_grad():
             self.vae = VAE(

@@ -1,10 +1,9 @@
 """The Gaussian mixture, the model of which EM is best known."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from pyrovae.arguments import number, whole
 from pyrovae.encoders import OneHotCategorical as OneHotEncoder
 from pyrovae.exact.discrete import Discrete
 from pyrovae.likelihoods import Normal
@@ -54,10 +53,10 @@ class GaussianMixture(Discrete):
     def __init__(
         self, components: int = 3, data_dim: int = 2, scale: float = 1.0, spread: float = 3.0, seed: int = 0
     ) -> None:
-        if components < 1 or not MIN_SCALE < scale < math.inf:
-            raise ValueError(
-                f"components must be at least 1, and scale finite and above {MIN_SCALE}, not {components} and {scale}"
-            )
+        whole("components", components)
+        whole("data_dim", data_dim)
+        number("scale", scale, above=MIN_SCALE)
+        number("spread", spread)
         with isolated(seed), torch.no_grad():
             table = nn.Linear(components, 2 * data_dim, bias=False)  # of one-hot vectors: a column for each component
             table.in_shape, table.out_shape = (components,), (2 * data_dim,)

@@ -1,11 +1,10 @@
 """The model on which the signal-to-noise ratio of gradient estimators was studied."""
 
-import math
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.arguments import number
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.exact.linear_normal import LinearNormal, eye, set_scale
 from pyrovae.likelihoods import Normal
@@ -43,8 +42,7 @@ class GaussianToy(LinearNormal):
     """
 
     def __init__(self, latent_dim: int = 20, variance: float = 2 / 3) -> None:
-        if not 0 < variance < math.inf:
-            raise ValueError(f"variance must be positive and finite, not {variance}")
+        number("variance", variance, above=0)
         identity = nn.Identity()
         identity.in_shape = identity.out_shape = (latent_dim,)
         with isolated():

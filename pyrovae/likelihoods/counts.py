@@ -1,12 +1,11 @@
 """Likelihoods of counts: whole numbers from 0, in floating point."""
 
-import math
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from pyrovae.arguments import number, whole
 from pyrovae.conditional import Build
 from pyrovae.data import Dataset
 from pyrovae.distributions import multinomial
@@ -86,8 +85,7 @@ class OverDispersed(Elementwise):
     def __init__(self, network: nn.Module | Build, inverse_dispersion: float | None, num_parameters: int) -> None:
         super().__init__(network, num_parameters + (inverse_dispersion is None))
         if inverse_dispersion is not None:
-            if not MIN_SCALE < inverse_dispersion < math.inf:
-                raise ValueError(f"inverse_dispersion must be finite and above {MIN_SCALE}, not {inverse_dispersion}")
+            number("inverse_dispersion", inverse_dispersion, above=MIN_SCALE)
             start = unconstrained(torch.tensor(float(inverse_dispersion)))
             self.unconstrained_dispersion = nn.Parameter(start.repeat(self.event_shape or ()))
 
@@ -208,10 +206,9 @@ class Multinomial(Likelihood):
 
     def __init__(self, network: nn.Module | Build, total_count: int | None = None) -> None:
         super().__init__(network, num_parameters=1)
-        if total_count is not None and total_count < 1:
-            raise ValueError(f"total_count must be at least 1, not {total_count}")
         self._total_from_data = total_count is None
-        self.register_buffer("total_count", torch.tensor(total_count or 1))
+        total_count = 1 if total_count is None else whole("total_count", total_count)
+        self.register_buffer("total_count", torch.tensor(total_count))
 
     def forward(self, z: Tensor) -> TorchDistribution:
         """The distribution p(x | z), batch `(...)`, event the shape of one datum, of latents z `(..., D)`."""

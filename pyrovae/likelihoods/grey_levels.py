@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.arguments import whole
 from pyrovae.conditional import Build
 from pyrovae.distributions import discretized_logistic
 from pyrovae.distributions.grid import Grid, GridCategorical
@@ -63,8 +64,8 @@ class DiscretizedLogistic(Elementwise):
     remedy = _REMEDY
 
     def __init__(self, network: nn.Module | Build, levels: int = 256) -> None:
+        self.support = Grid(levels)  # before a network is built for what is no grid
         super().__init__(network, num_parameters=2)
-        self.support = Grid(levels)
 
     def element(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of each element, batch `(..., *event)`, of its two parameters, each `(..., *event)`."""
@@ -106,11 +107,9 @@ class DiscretizedLogisticMixture(Likelihood):
     remedy = _REMEDY
 
     def __init__(self, network: nn.Module | Build, components: int = 10, levels: int = 256) -> None:
-        if components < 1:
-            raise ValueError(f"a mixture has at least one component, not {components}")
-        self.components = components  # before the builder asks for num_outputs
-        super().__init__(network)
+        self.components = whole("components", components)  # before the builder asks for num_outputs
         self.support = Grid(levels)
+        super().__init__(network)
 
     def num_outputs(self, size: int) -> int:
         """First dimension of the network's output, for events of `size` channels; it rises with it."""

@@ -1,6 +1,5 @@
 """Likelihoods of real numbers: a location that depends on z, and a scale."""
 
-import math
 from abc import abstractmethod
 
 import pyro.distributions as dist
@@ -8,6 +7,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from pyrovae.arguments import number
 from pyrovae.conditional import Build
 from pyrovae.distributions import normal
 from pyrovae.likelihoods.likelihood import Elementwise
@@ -35,9 +35,7 @@ class LocationScale(Elementwise):
     def __init__(self, network: nn.Module | Build, scale: float | None = 1.0, learned: bool = True) -> None:
         super().__init__(network, num_parameters=2 if scale is None else 1)
         if scale is not None:
-            if not MIN_SCALE < scale < math.inf:
-                raise ValueError(f"scale must be finite and above {MIN_SCALE}, not {scale}")
-            value = unconstrained(torch.tensor(float(scale)))
+            value = unconstrained(torch.tensor(float(number("scale", scale, above=MIN_SCALE))))
             if learned:
                 self.unconstrained_scale = nn.Parameter(value)
             else:
@@ -147,9 +145,7 @@ class StudentT(LocationScale):
         self, network: nn.Module | Build, df: float = 4.0, scale: float | None = 1.0, learned: bool = True
     ) -> None:
         super().__init__(network, scale, learned)
-        if not 1 < df < math.inf:
-            raise ValueError(f"df must be finite and above 1, where Student's t has a mean, not {df}")
-        self.df = df
+        self.df = number("df", df, above=1)  # where Student's t has a mean
 
     def family(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of this location and scale."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae.arguments import number, whole
 from pyrovae.networks.network import Shape, as_shape
 
 __all__ = ["Codebook", "perplexity"]
@@ -44,12 +45,9 @@ class Codebook(nn.Module):
 
     def __init__(self, codes: int, shape: Shape, decay: float | None = 0.99, restart: float = 0.1) -> None:
         super().__init__()
-        if codes < 1 or restart < 0 or not 0 <= (decay or 0.0) < 1:
-            raise ValueError(
-                f"codes must be at least 1, restart not negative, and decay in [0, 1) or None, not {codes}, {restart} "
-                f"and {decay}"
-            )
-        self.codes, self.shape, self.decay, self.restart = codes, as_shape(shape), decay, restart
+        self.codes, self.shape = whole("codes", codes), as_shape(shape)
+        self.decay = None if decay is None else number("decay", decay, least=0, below=1)
+        self.restart = number("restart", restart, least=0)
         vectors = torch.randn(codes, self.shape[0]) / math.sqrt(self.shape[0])  # (K, D)
         if decay is None:
             self.vectors = nn.Parameter(vectors)

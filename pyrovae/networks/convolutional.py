@@ -6,6 +6,7 @@ from math import ceil, prod
 
 from torch import Tensor, nn
 
+from pyrovae.arguments import whole, wholes
 from pyrovae.networks.network import Activation, Hidden, Initializer, Network, Normalization, Shape, as_shape
 
 __all__ = ["Conv", "ConvTranspose", "ResidualConv", "ResidualConvTranspose"]
@@ -230,12 +231,11 @@ def _halved(shape: Shape, channels: Sequence[int], hidden: int = 1, kernel_size:
     shape = as_shape(shape)
     if len(shape) != 3:
         raise ValueError(f"a convolutional network needs an image (C, H, W), not {shape}: use MLP for other data")
-    if kernel_size % 2 == 0 or kernel_size < 3:
+    if whole("kernel_size", kernel_size, least=3) % 2 == 0:
         raise ValueError(f"kernel_size must be odd, and at least 3 to see every pixel, not {kernel_size}")
-    if not channels or min(*channels, hidden) < 1:
-        raise ValueError(
-            f"channels (at least one layer) and hidden must be positive, not {tuple(channels)} and {hidden}"
-        )
+    if not wholes("channels", channels):
+        raise ValueError("channels must be given for at least one layer, not ()")
+    whole("hidden", hidden)
     sizes = [shape[1:]]
     for _ in channels:
         sizes.append(tuple(ceil(n / 2) for n in sizes[-1]))

@@ -7,6 +7,7 @@ from math import prod
 
 from torch import nn
 
+from pyrovae.arguments import wholes
 from pyrovae.networks.network import Activation, Hidden, Initializer, Network, Normalization, Shape, as_shape
 
 __all__ = ["MLP", "GatedMLP"]
@@ -89,9 +90,7 @@ class GatedMLP(Network):
 
 def _full(in_shape: Shape, out_shape: Shape, hidden: Sequence[int], follow: Hidden, width: int = 1) -> list[nn.Module]:
     """Fully connected layers; the activation makes a hidden unit of `width` numbers each."""
-    if min(hidden, default=1) < 1:
-        raise ValueError(f"hidden layers have at least one unit each, not {tuple(hidden)}")
-    units = [prod(as_shape(in_shape)), *hidden]
+    units = [prod(as_shape(in_shape)), *wholes("hidden", hidden)]
     layers: list[nn.Module] = [nn.Flatten()]
     for i, o in pairwise(units):
         layers += [nn.Linear(i, width * o, bias=follow.bias), *follow(width * o)]

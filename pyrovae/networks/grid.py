@@ -6,6 +6,7 @@ from math import prod
 
 from torch import nn
 
+from pyrovae.arguments import whole
 from pyrovae.networks.convolutional import _doubling, _halved, _Residual
 from pyrovae.networks.network import Activation, Hidden, Initializer, Network, Normalization, Shape, as_shape
 
@@ -111,7 +112,7 @@ class ConvGridTranspose(Network):
 def _blocks(number: int, channels: int, follow: Hidden) -> list[nn.Module]:
     """activation(h + F(h)), so many times."""
     layers: list[nn.Module] = []
-    for _ in range(number):
+    for _ in range(whole("blocks", number, least=0)):
         first = nn.Conv2d(channels, channels, 3, padding=1, bias=follow.bias)
         layers += [_Residual(first, [nn.Identity()], channels, follow), *follow.activate()]
     return layers

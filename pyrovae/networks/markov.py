@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pyrovae.arguments import whole
 from pyrovae.networks.network import Shape, as_shape
 from pyrovae.networks.recurrent import _cell
 
@@ -108,7 +109,7 @@ class Combiner(nn.Module):
     def __init__(self, latent_dim: int, hidden: int = 64) -> None:
         super().__init__()
         self.a, self.b, self.out_shape = (latent_dim,), (hidden,), (hidden,)  # as `Join` calls its inputs' shapes
-        self.linear = nn.Linear(latent_dim, hidden)
+        self.linear = nn.Linear(whole("latent_dim", latent_dim), whole("hidden", hidden))
 
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
         """One input, `(..., H)`, of z `(..., D)` and h `(..., H)`."""

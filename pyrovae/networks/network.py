@@ -1,7 +1,7 @@
 """What every network is: a map between tensors, with no probability in it."""
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import prod
 from typing import Literal, get_args
@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pyrovae.arguments import number, wholes
 
 __all__ = ["Network"]
 
@@ -24,10 +26,10 @@ _XAVIER = (nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.Identity)
 
 def as_shape(shape: Shape) -> tuple[int, ...]:
     """A shape as a tuple: 8 and (8,) name the same one."""
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not shape or min(shape) < 1:
-        raise ValueError(f"a shape is a positive number or a tuple of positive numbers, not {shape}")
-    return shape
+    given = wholes("a shape", shape if isinstance(shape, Iterable) else (shape,))
+    if not given:
+        raise ValueError("a shape has at least one dimension, and is not ()")
+    return given
 
 
 class Network(nn.Module, ABC):
@@ -164,9 +166,8 @@ class Hidden:
     def __init__(self, activation: Activation, normalization: Normalization | None, dropout: float) -> None:
         if normalization not in (None, *get_args(Normalization)):
             raise ValueError(f"normalization is 'batch', 'layer' or None, not {normalization!r}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be a probability below 1, not {dropout}")
-        self.activation, self.normalization, self.dropout = activation, normalization, dropout
+        self.activation, self.normalization = activation, normalization
+        self.dropout = number("dropout", dropout, least=0, below=1)
 
     @property
     def bias(self) -> bool:

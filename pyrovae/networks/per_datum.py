@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae.arguments import tensor
 from pyrovae.data import Dataset
 from pyrovae.drawn import Drawn
 from pyrovae.networks.network import Network, Shape, as_shape
@@ -64,7 +65,7 @@ class PerDatum(Network):
                 f"PerDatum finds a datum by its value, but those of {type(data).__name__} are drawn anew each epoch: "
                 f"draw them once, as data.load does with binarize='static'"
             )
-        if data.shape[1:] != self.in_shape or len(data) == 0:
+        if tensor("data", data).shape[1:] != self.in_shape or len(data) == 0:
             raise ValueError(f"PerDatum holds data (N, *{self.in_shape}), N > 0, but was given {tuple(data.shape)}")
         self.layers[-1].hold(data.flatten(1))
 

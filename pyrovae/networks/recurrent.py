@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from pyrovae.arguments import whole
 from pyrovae.networks.network import Hidden, Initializer, Network, Normalization, Shape, as_shape
 
 __all__ = ["Recurrent", "RecurrentTranspose"]
@@ -162,6 +163,5 @@ def _sequence(shape: Shape, hidden: int) -> tuple[int, int]:
     shape = as_shape(shape)
     if len(shape) != 2:
         raise ValueError(f"a recurrent network needs a sequence (C, T), not {shape}: use MLP for other data")
-    if hidden < 1:
-        raise ValueError(f"hidden must be at least 1, not {hidden}")
+    whole("hidden", hidden)
     return shape

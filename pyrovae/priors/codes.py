@@ -1,6 +1,7 @@
 """Priors over grids of codes, whole numbers from 0 to K - 1: uniform, and one code after another."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from math import prod
 
 import pyro.distributions as dist
@@ -9,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from pyro.nn.auto_reg_nn import MaskedLinear
 from torch import Tensor, nn
 
+from pyrovae.arguments import whole, wholes
 from pyrovae.distributions.autoregressive import AutoregressiveCategorical
 
 __all__ = ["AutoregressiveCodes", "CodesPrior", "UniformCodes"]
@@ -24,10 +26,8 @@ class CodesPrior(nn.Module, ABC):
 
     def __init__(self, shape: int | tuple[int, ...], codes: int) -> None:
         super().__init__()
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        self.codes = codes
-        if codes < 1 or any(n < 1 for n in self.shape):
-            raise ValueError(f"positions and codes must be at least 1, not {self.shape} and {codes}")
+        self.shape = wholes("positions", shape if isinstance(shape, Iterable) else (shape,))
+        self.codes = whole("codes", codes)
 
     @abstractmethod
     def forward(self) -> TorchDistribution:
@@ -87,8 +87,8 @@ class AutoregressiveCodes(CodesPrior):
         self, shape: int | tuple[int, ...], codes: int, hidden: int = 32, layers: int = 2, embedding: int = 16
     ) -> None:
         super().__init__(shape, codes)
-        if min(hidden, layers, embedding) < 1:
-            raise ValueError(f"hidden, layers and embedding must be at least 1, not {hidden}, {layers} and {embedding}")
+        for name, value in {"hidden": hidden, "layers": layers, "embedding": embedding}.items():
+            whole(name, value)
         positions = prod(self.shape)
         self.embedding = nn.Embedding(codes, embedding)
         before = torch.ones(positions, positions).tril(-1)  # of each position, those that it may see

@@ -5,6 +5,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import nn
 
+from pyrovae.arguments import number
 from pyrovae.distributions import relaxed
 from pyrovae.priors.prior import Prior
 
@@ -24,9 +25,7 @@ class _Relaxed(_Logits):
 
     def __init__(self, latent_dim: int, temperature: float) -> None:
         super().__init__(latent_dim)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
-        self.temperature = temperature
+        self.temperature = number("temperature", temperature, above=0)
 
 
 class Bernoulli(_Logits):

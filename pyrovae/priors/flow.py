@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyrovae import flows
+from pyrovae.arguments import whole, wholes
 from pyrovae.networks import MLP
 from pyrovae.priors.prior import Prior
 
@@ -70,8 +71,9 @@ class _Autoregressive(Layer):
 
     def __init__(self, latent_dim: int, hidden: Sequence[int], parameters: int) -> None:
         super().__init__(latent_dim)
+        hidden = wholes("hidden", hidden)
         if not hidden or min(hidden) < latent_dim:
-            raise ValueError(f"each hidden layer needs at least latent_dim = {latent_dim} units, not {tuple(hidden)}")
+            raise ValueError(f"each hidden layer needs at least latent_dim = {latent_dim} units, not {hidden}")
         with warnings.catch_warnings():  # in one dimension theta is the bias alone, as it should
             warnings.filterwarnings("ignore", message="ConditionalAutoRegressiveNN input_dim = 1")
             self.network = AutoRegressiveNN(
@@ -259,9 +261,7 @@ class FlowPrior(Prior):
 
     def __init__(self, latent_dim: int, flow: Callable[[int], Layer] = SplineCoupling, layers: int = 4) -> None:
         super().__init__(latent_dim)
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, not {layers}")
-        self.layers = nn.ModuleList(flow(latent_dim) for _ in range(layers))
+        self.layers = nn.ModuleList(flow(latent_dim) for _ in range(whole("layers", layers)))
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         reversed_ = torch.arange(latent_dim).flip(0)
         orders = [reversed_ if i % 2 == 0 else torch.randperm(latent_dim) for i in range(layers)]

@@ -1,7 +1,7 @@
 """Gaussian process priors: latents that are correlated across a sequence or an angle."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.arguments import number, tensor
 from pyrovae.priors.prior import Prior
 from pyrovae.scale import positive, unconstrained
 
@@ -60,10 +61,9 @@ class GaussianProcess(Prior):
         period: float | None = None,
     ) -> None:
         super().__init__(latent_dim)
-        if length_scale <= 0 or (period is not None and period <= 0):
-            raise ValueError(f"length_scale and period must be positive, not {length_scale} and {period}")
-        self.given, self.period = index is not None, period
-        self.unconstrained_length_scale = nn.Parameter(unconstrained(torch.tensor(float(length_scale))))
+        self.given, self.period = index is not None, None if period is None else number("period", period, above=0)
+        length_scale = torch.tensor(float(number("length_scale", length_scale, above=0)))
+        self.unconstrained_length_scale = nn.Parameter(unconstrained(length_scale))
         self._hold(range(latent_dim) if index is None else index)
 
     def start_from(self, dataset: "Dataset") -> None:
@@ -89,7 +89,10 @@ class GaussianProcess(Prior):
 
     def _hold(self, index: Sequence[float] | Tensor) -> None:
         like = self.unconstrained_length_scale
+        if not isinstance(index, Tensor | Iterable):
+            raise ValueError(f"index must be numbers, or a tensor of them, not {index!r}")
         points = torch.as_tensor(index if isinstance(index, Tensor) else list(index), dtype=like.dtype).to(like.device)
+        points = tensor("index", points)
         points = points[:, None] if points.dim() == 1 else points
         if points.dim() != 2 or len(points) == 0 or self.latent_dim % len(points) != 0:
             raise ValueError(

@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from pyro.distributions import TorchDistribution, constraints
 from torch import nn
 
+from pyrovae.arguments import whole
+
 __all__ = ["Prior"]
 
 
@@ -17,9 +19,7 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ValueError(f"latent_dim must be at least 1, not {latent_dim}")
-        self.latent_dim = latent_dim
+        self.latent_dim = whole("latent_dim", latent_dim)
 
     @property
     def support(self) -> constraints.Constraint:

@@ -5,6 +5,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.arguments import number, whole
 from pyrovae.distributions import hyperspherical_uniform, normal
 from pyrovae.distributions.mixture import Mixture
 from pyrovae.priors.prior import Prior
@@ -108,9 +109,7 @@ class StudentT(_Standard):
 
     def __init__(self, latent_dim: int, df: float = 5.0) -> None:
         super().__init__(latent_dim)
-        if df <= 0:
-            raise ValueError(f"df must be positive, not {df}")
-        self.df = df
+        self.df = number("df", df, above=0)
 
     def forward(self) -> TorchDistribution:
         """The distribution p(z), batch `()`, event `(D,)`."""
@@ -164,8 +163,7 @@ class MixtureOfNormals(Prior):
 
     def __init__(self, latent_dim: int, components: int = 10) -> None:
         super().__init__(latent_dim)
-        if components < 1:
-            raise ValueError(f"components must be at least 1, not {components}")
+        whole("components", components)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))
         self.unconstrained_scale = nn.Parameter(unconstrained(torch.ones(components, latent_dim)))

@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae.arguments import tensor, whole
 from pyrovae.distributions.mixture import Mixture
 from pyrovae.priors.prior import Prior
 from pyrovae.rng import isolated
@@ -58,9 +59,8 @@ class VampPrior(Prior):
         of_data: bool = False,
     ) -> None:
         super().__init__(latent_dim)
-        self.components = components if pseudo_inputs is None else len(pseudo_inputs)
-        if self.components < 1:
-            raise ValueError(f"components must be at least 1, not {self.components}")
+        inputs = None if pseudo_inputs is None else tensor("pseudo_inputs", pseudo_inputs)
+        self.components = whole("components", components if inputs is None else len(inputs))
         self.given, self.learned, self.of_data = pseudo_inputs is not None, learned, of_data
         self.joined: tuple[nn.Module, ...] = ()  # in a tuple the encoder is no submodule: its parameters are the VAE's
         if pseudo_inputs is not None:

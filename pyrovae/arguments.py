@@ -1,0 +1,102 @@
+"""Arguments of constructors: one that makes no sense is refused by its name at once, not when it is used."""
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FLOAT = torch.finfo(torch.float32)
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least `least`, below 2^31.
+
+    Raises:
+        ValueError: if the value is none.
+
+    Example:
+        >>> whole("layers", 2)
+        2
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    if value >= 2**31:
+        raise ValueError(f"{name} = {value} is more than any memory holds: give a number below 2^31")
+    return value
+
+
+def wholes(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
+    """Whole numbers of at least `least`, below 2^31.
+
+    Raises:
+        ValueError: if the values are none.
+
+    Example:
+        >>> wholes("hidden", [400, 200])
+        (400, 200)
+    """
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise ValueError(f"{name} must be whole numbers, such as (128, 128), not {values!r}")
+    return tuple(whole(f"each of {name}", value, least) for value in values)
+
+
+def number(
+    name: str,
+    value: Any,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> float:
+    """A finite number within bounds, and within those of float32, in which most is computed.
+
+    Raises:
+        ValueError: if the value is none.
+
+    Example:
+        >>> number("dropout", 0.5, least=0, below=1)
+        0.5
+    """
+    bounds = {"above": above, "at least": least, "below": below, "at most": most}
+    said = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+    if not isinstance(value, Real) or isinstance(value, bool) or not (above < value < below and least <= value <= most):
+        raise ValueError(f"{name} must be a finite number{said and ' '}{said}, not {value!r}")
+    if value and not _FLOAT.tiny <= abs(value) <= _FLOAT.max:
+        raise ValueError(f"{name} = {value!r} is beyond float32: give a number of size 1e-37 to 1e38")
+    return value
+
+
+def tensor(name: str, value: Any) -> Tensor:
+    """A tensor of finite numbers.
+
+    Raises:
+        ValueError: if the value is none.
+
+    Example:
+        >>> tensor("index", torch.zeros(1))
+        tensor([0.])
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, not {value!r}")
+    if not value.isfinite().all():
+        raise ValueError(f"{name} must be finite, but the tensor {tuple(value.shape)} holds NaN or infinity")
+    return value
+
+
+def parts(**given: Any) -> None:
+    """Refuse what cannot be a part of a model, such as a prior or a network: those are called.
+
+    Raises:
+        ValueError: for a class, or what cannot be called, by the first one's name.
+
+    Example:
+        >>> parts(prior=abs)
+    """
+    for name, value in given.items():
+        if isinstance(value, type):
+            raise ValueError(f"the {name} is the class {value.__name__}: give an object of it, {value.__name__}(...)")
+        if not callable(value):
+            raise ValueError(f"the {name} must be a component or a function, not {value!r}")
