@@ -13,7 +13,9 @@ from pyrovae import catalogue
 from pyrovae.interruption import Interrupted
 from pyrovae.memory import explained, limited
 
-__all__ = ["Parser", "command"]
+__all__ = ["MISTAKES", "Parser", "command"]
+
+MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFoundError)  # what a user can put right
 
 
 class Parser(ArgumentParser):
@@ -45,6 +47,10 @@ class Parser(ArgumentParser):
         finally:
             self._dumping = False
 
+    def validate(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse what does not conform; null too, as in a file that was cut off, where an option needs a value."""
+        super().validate(*args, **kwargs | {"skip_unset": False})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Write the line and exit."""
         sys.stderr.write(f"error: {_one_line(message)}\n")
@@ -62,7 +68,7 @@ def command(main: Callable[[], None], interrupted: str = "--resume goes on from 
     try:
         with limited(), explained():
             main()
-    except (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFoundError) as error:
+    except MISTAKES as error:
         sys.stderr.write(f"error: {_one_line(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt as stop:

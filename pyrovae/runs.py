@@ -203,8 +203,12 @@ def load(folder: str | Path) -> Run:
         raise ValueError(f"{error}{offer}") from error
     options = _reader().parse_path(folder / CONFIG)
     vae, dataset, _ = prepare(options)
-    vae.load_state_dict(state["values"]["best"] or state["parts"]["vae"])
-    return Run(vae.eval(), dataset, History(state["values"]["history"]), options)
+    try:
+        vae.load_state_dict(state["values"]["best"] or state["parts"]["vae"])
+        history = History(state["values"]["history"])
+    except Exception as error:  # whatever stands there in place of states
+        raise ValueError(f"'{folder / CHECKPOINT}' is not of the model that '{folder / CONFIG}' describes") from error
+    return Run(vae.eval(), dataset, history, options)
 
 
 def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | None = None) -> dict:

@@ -1,9 +1,6 @@
 """Sources: where data come from, each split into train, valid and test in a fixed, stated way, before binarization."""
 
 import re
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
+from pyrovae import readers
+from pyrovae.readers import last_line
 from pyrovae.shapes import shapes
 from pyrovae.swiss_roll import SCALING, swiss_roll
 
@@ -72,10 +70,10 @@ def read(name: str, root: Path, missing: bool = False) -> Source:
             f"no data set '{name}': give one of {', '.join(NAMES)}, or the path of a .npz, .npy or .csv file, or of a "
             f"folder of images"
         )
-    if not path.exists():
-        raise FileNotFoundError(f"no file '{path}'")
     if path.is_dir():
         return _image_folder(path)
+    if not path.is_file():  # of a pipe there would be no end
+        raise FileNotFoundError(f"no file '{path}'")
     return _table(path, missing) if path.suffix == ".csv" else _numpy_file(path)
 
 
@@ -133,21 +131,16 @@ def _train_and_test(name: str, root: Path, options: Callable[[bool], dict]) -> l
         return [make(root, **options(train)) for train in (True, False)]
     except (RuntimeError, FileNotFoundError) as error:
         if not re.search("not found|No such file", str(error)):
-            raise ValueError(f"{damaged} ({_last_line(error)}): delete them first") from error
-    except (ValueError, TypeError, AssertionError, EOFError) as error:
-        raise ValueError(f"{damaged} ({_last_line(error)}): delete them first") from error
+            raise ValueError(f"{damaged} ({last_line(error)}): delete them first") from error
+    except Exception as error:  # what torchvision raises on bytes that nobody meant for it
+        raise ValueError(f"{damaged} ({last_line(error)}): delete them first") from error
     try:
         return [make(root, download=True, **options(train)) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"{name} is not under '{root}', or incomplete or corrupt, and could not be downloaded "
-            f"({_last_line(error)}): put {_FILES[name]} under '{root}', or use digits, which needs no download"
+            f"({last_line(error)}): put {_FILES[name]} under '{root}', or use digits, which needs no download"
         ) from error
-
-
-def _last_line(error: Exception) -> str:
-    """What an error says, or else what it is called."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _mnist_like(name: str, **options: str) -> Callable[[Path], Source]:
@@ -160,6 +153,12 @@ def _mnist_like(name: str, **options: str) -> Callable[[Path], Source]:
                     f"the files of {name} under '{root}' are damaged: {len(part.data)} images but {len(part.targets)} "
                     f"labels; delete them first"
                 )
+        shapes = [tuple(part.data.shape[1:]) for part in both]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the files of {name} under '{root}' are damaged: images of shapes {shapes[0]} and {shapes[1]}; delete "
+                f"them first"
+            )
         images = [part.data.mT.contiguous() if name == "emnist" else part.data for part in both]
         train, test = (Part(x.unsqueeze(1).float() / 255, part.targets) for x, part in zip(images, both, strict=True))
         return _last_for_valid(train, test, len(train.x) // 6, "divided by 255", levels=256)
@@ -268,12 +267,7 @@ _LABELS = {"x": "y", "train": "train_labels", "valid": "valid_labels", "test": "
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name; a lone one is called x."""
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            arrays = {"x": content} if isinstance(content, np.ndarray) else {_name(k): content[k] for k in content}
-    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
-        raise ValueError(f"'{path}' cannot be read as a NumPy file of numbers: {_last_line(error)}") from error
+    arrays = {_name(name): array for name, array in readers.arrays(path).items()}
     names = [name for name in arrays if name != "index"] or ["index"]
     return {"x" if [name] == names else name: array for name, array in arrays.items()}
 
@@ -305,7 +299,8 @@ def _index(index: np.ndarray, shape: tuple[int, ...], path: Path) -> Tensor:
 
 def _floats(x: np.ndarray, index: Tensor | None) -> Tensor:
     """Data in floating point, images with their channels first; sequences, which have an index, as they are."""
-    data = torch.from_numpy(x.astype(np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused with what else is
+        data = torch.from_numpy(x.astype(np.float32))
     if index is not None:
         return data
     if data.dim() == 3:  # (N, H, W)
@@ -317,14 +312,7 @@ def _floats(x: np.ndarray, index: Tensor | None) -> Tensor:
 
 def _table(path: Path, missing: bool) -> Source:
     """A row for each datum; labels, numbers or names, in a column called y, label or class."""
-    try:
-        first = pd.read_csv(path, header=None, nrows=2, dtype=str, skipinitialspace=True).iloc[0]
-        named = pd.to_numeric(first.dropna(), errors="coerce").isna().any()
-        table = pd.read_csv(path, header=0 if named else None, skipinitialspace=True, low_memory=False)
-    except (OSError, ValueError) as error:  # those of pandas are ValueErrors
-        raise ValueError(f"'{path}' cannot be read as a table of numbers: {_last_line(error)}") from error
-    if named and first.isna().any():
-        raise ValueError(f"'{path}' names some columns in its first line, but not all: name them, or leave them out")
+    table = readers.table(path)
     named_so = [name for name in table if str(name).strip().lower() in ("y", "label", "class")]
     for name in named_so if missing else table:
         if (lacking := table[name].isna()).any():
@@ -352,32 +340,14 @@ def _table(path: Path, missing: bool) -> Source:
 def _labels(y: np.ndarray | None, x: np.ndarray, path: Path) -> Tensor | None:
     if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
         raise ValueError(f"'{path}' holds {len(x)} data but labels {y.dtype} of shape {y.shape}: give one integer each")
+    if y is not None and y.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"'{path}' holds the label {y.max()}, beyond the whole numbers of 64 bits with a sign")
     return None if y is None else torch.from_numpy(y.astype(np.int64))
 
 
 def _image_folder(path: Path) -> Source:
     """A folder of images, or of one folder of images for each class; all of one size."""
-    from torchvision import datasets
-    from torchvision.transforms.functional import pil_to_tensor
-
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in datasets.folder.IMG_EXTENSIONS)
-    if not files:
-        raise ValueError(f"no images under '{path}' ({', '.join(datasets.folder.IMG_EXTENSIONS)})")
-    images = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                images.append(pil_to_tensor(image.convert("L" if image.mode in ("1", "L") else "RGB")))
-                mode = image.mode
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"'{file}' cannot be read as an image: {_last_line(error)}") from error
-        if mode[0] in "IF":
-            raise ValueError(f"'{file}' has more than 8 bits a pixel: save it with 8, or give the data as a .npy file")
-        if images[-1].shape != images[0].shape:
-            raise ValueError(
-                f"'{file}' has shape {tuple(images[-1].shape)} but '{files[0]}' has {tuple(images[0].shape)}: all "
-                f"images must be of one size and colour mode"
-            )
-    classes = sorted({file.parent for file in files})
-    labels = torch.tensor([classes.index(file.parent) for file in files]) if len(classes) > 1 else None
-    return _random_split(Part(torch.stack(images).float() / 255, labels), "divided by 255", levels=256)
+    images, files = readers.images(path)
+    classes = {folder: y for y, folder in enumerate(sorted({file.parent for file in files}))}
+    labels = torch.tensor([classes[file.parent] for file in files]) if len(classes) > 1 else None
+    return _random_split(Part(images.float() / 255, labels), "divided by 255", levels=256)
