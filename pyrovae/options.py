@@ -1,9 +1,11 @@
 """Options: how a command line is read, and how a mistake in it is told, in one line and with exit code 2."""
 
+import argparse
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +15,7 @@ from pyrovae import catalogue
 from pyrovae.interruption import Interrupted
 from pyrovae.memory import explained, limited
 
-__all__ = ["MISTAKES", "Parser", "command"]
+__all__ = ["MISTAKES", "Parser", "PlainParser", "command"]
 
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFoundError)  # what a user can put right
 
@@ -47,6 +49,24 @@ class Parser(ArgumentParser):
         finally:
             self._dumping = False
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a command line."""
+        with self._told():
+            return super().parse_args(*args, **kwargs)
+
+    def parse_path(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a file."""
+        with self._told():
+            return super().parse_path(*args, **kwargs)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What jsonargparse lets through of a value's trouble is an error of the command line."""
+        try:
+            yield
+        except (OverflowError, RecursionError, UnicodeError) as error:
+            self.error(f"a value cannot be read: {error}")
+
     def validate(self, *args: Any, **kwargs: Any) -> None:
         """Refuse what does not conform; null too, as in a file that was cut off, where an option needs a value."""
         super().validate(*args, **kwargs | {"skip_unset": False})
@@ -54,6 +74,22 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Write the line and exit."""
         sys.stderr.write(f"error: {_one_line(message)}\n")
+        self.exit(2)
+
+
+class PlainParser(argparse.ArgumentParser):
+    """One of the standard library, which lets options of others through; it ends a wrong command line alike.
+
+    Args:
+        description: the help's first paragraphs, as they are.
+    """
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Write the line and exit."""
+        sys.stderr.write(f"error: {message}\n")
         self.exit(2)
 
 
@@ -96,6 +132,8 @@ def _one_line(message: str) -> str:
     if found := re.findall(r"Option '(\w+)' is not accepted", cause):
         return f"{_as_given(found[-1])}: the component that was chosen has no such option"
     value = re.findall(r"(?:Got|Given) value: (.*)", message)
+    if value and "expects a function or a callable class" in cause:
+        return f"{option}'{value[-1].strip()}' is no component: give a name that --help lists, or an import path"
     if value and (kind := re.search(r"Expected a (?:<class '(?:[\w.]+\.)?(\w+)'>|typing\.Literal\[(.*)\])", cause)):
         kind = f"one of {kind[2]}" if kind[2] else f"a {_KINDS.get(kind[1], kind[1])}"
         return f"{option}'{value[-1].strip()}' is not {kind}"

@@ -5,7 +5,6 @@ Options that are not listed go to each training, as those of `scripts/train.py`:
 The same command goes on where it was stopped, and does nothing again that is finished.
 """
 
-import argparse
 from pathlib import Path
 
 from pyrovae import family, options
@@ -14,7 +13,7 @@ from pyrovae.files import whole
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.PlainParser(__doc__)
     parser.add_argument("--members", nargs="+", default=list(family.MEMBERS), help="all of them, unless given")
     parser.add_argument("--out", type=Path, default=Path("runs/family"), help="folder of the table, figures and runs")
     parser.add_argument("--epochs", default="100", help="of each training")

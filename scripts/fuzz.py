@@ -5,7 +5,6 @@ limit of memory and of time. An input is read alike or otherwise, or refused in 
 input is kept in the folder of `--out`, and the exit code is 1.
 """
 
-import argparse
 import contextlib
 import io
 import multiprocessing
@@ -290,7 +289,7 @@ def fuzz(found: dict[str, Format], seed: int, seconds: float, out: Path, memory:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.Parser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="folder of the inputs that end badly")

@@ -8,6 +8,7 @@ from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
 from tqdm import tqdm
 
+from pyrovae.arguments import whole
 from pyrovae.check import unvalidated
 from pyrovae.columns import arity
 from pyrovae.draws import is_point, scores_any
@@ -86,6 +87,7 @@ def importance_resampling(
         >>> found.x.shape, torch.equal(found.mean[:, :3], x[:, :3]), bool((found.log_likelihood.ess > 100).all())
         (torch.Size([10, 20, 5]), True, True)
     """
+    whole("num_imputations", num_imputations)
     parts = []
     for x_b, o, p, log_weight in _weighted(vae, x, observed, num_samples, num_fillings, seed):
         w = log_weight.softmax(0).reshape(*log_weight.shape, *(1,) * len(p.event_shape))  # (K, B, 1, ...)

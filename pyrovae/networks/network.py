@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import prod
 from typing import Literal, get_args
@@ -151,7 +152,7 @@ class Hidden:
         dropout: probability that a unit is left out in training; the others are scaled up for it.
 
     Raises:
-        ValueError: if there is no such normalization, or dropout is out of [0, 1).
+        ValueError: if there is no such normalization, dropout is out of [0, 1), or the activation makes no module.
 
     References:
         Ioffe and Szegedy (2015), Batch normalization, https://arxiv.org/abs/1502.03167
@@ -166,6 +167,12 @@ class Hidden:
     def __init__(self, activation: Activation, normalization: Normalization | None, dropout: float) -> None:
         if normalization not in (None, *get_args(Normalization)):
             raise ValueError(f"normalization is 'batch', 'layer' or None, not {normalization!r}")
+        try:
+            unit = activation()
+            with suppress(RuntimeError):  # of one for other channels
+                unit(torch.zeros(0, 2))
+        except (TypeError, NotImplementedError) as error:
+            raise ValueError(f"activation makes a module of one tensor, as nn.ReLU does, not {activation}") from error
         self.activation, self.normalization = activation, normalization
         self.dropout = number("dropout", dropout, least=0, below=1)
 

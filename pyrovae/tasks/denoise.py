@@ -6,6 +6,7 @@ from tqdm import trange
 
 from pyrovae import family_plots
 from pyrovae.applications import denoising
+from pyrovae.arguments import whole
 from pyrovae.columns import columns, moved
 from pyrovae.corruptions import Corruption, GaussianNoise, SaltAndPepper
 from pyrovae.evaluation import evaluating
@@ -41,6 +42,7 @@ def denoise(
         num_data: test data at most.
         seed: of the corruption and of the draws.
     """
+    whole("num_data", num_data)
     vae = run.vae
     if not hasattr(vae, "reconstruct"):
         raise ValueError(f"{type(vae).__name__} has no reconstruct(x), by which data could be denoised")

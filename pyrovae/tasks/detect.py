@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.applications.anomalies import anomaly_scores, likelihood_regret
+from pyrovae.arguments import whole
 from pyrovae.columns import columns
 from pyrovae.evaluation import log_likelihood
 from pyrovae.model import Model
@@ -46,6 +47,8 @@ def detect(
         max_steps: of the search for each datum's best q(z | x), of which the regret is.
         seed: of the choice of data, and of all draws.
     """
+    for name, number in {"num_data": num_data, "num_samples": num_samples, "max_steps": max_steps}.items():
+        whole(name, number)
     _require_x_alone(run.vae)
     x, labels = columns(run.dataset.test)[0], None if run.dataset.labels is None else run.dataset.labels.test
     chosen = _chosen(labels, classes)

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae.application_plots.grids import grids
 from pyrovae.applications.aggregate_posterior import aggregate_posterior
 from pyrovae.applications.generation import Generated, distances, generated
+from pyrovae.arguments import whole
 from pyrovae.columns import columns
 from pyrovae.conditions import OneHot, Quadrants
 from pyrovae.diagnostics import two_sample
@@ -41,8 +42,8 @@ def generate(run: Run, num_samples: int = 1000, components: int = 10, seed: int 
         components: of the mixture of normals that is fitted to z ~ q(z | x) of training data.
         seed: of all that is drawn.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, not {num_samples}")
+    whole("num_samples", num_samples)
+    whole("components", components)
     vae, test = run.vae, columns(run.dataset.test)
     [train] = some(_FITTED, seed, columns(run.dataset.train)[0])
     sources = _sources(vae, test, train, components, seed)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae.application_plots import imputation as plots
 from pyrovae.applications.filling import Filling, column_means, nearest_neighbours
 from pyrovae.applications.imputation import Imputations, importance_resampling, log_score
+from pyrovae.arguments import whole
 from pyrovae.columns import columns
 from pyrovae.data import Labels
 from pyrovae.family_plots import montage
@@ -52,6 +53,7 @@ def impute(
         num_imputations: S, of each datum.
         seed: of what is hidden, and of all draws.
     """
+    whole("num_data", num_data)
     x, known = (t[:num_data].cpu() for t in _known(run, "test"))
     hide = hide or ("bottom" if x.dim() == 4 else "random")
     shown = known & ~_hidden(x, hide, fraction, fields, seed)
