@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
-_FLOAT = torch.finfo(torch.float32)
+_SIZES = 1e-30, 1e30  # which float32, in which most is computed, holds with sums and quotients
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -51,7 +50,7 @@ def number(
     below: float = math.inf,
     most: float = math.inf,
 ) -> float:
-    """A finite number within bounds, and within those of float32, in which most is computed.
+    """A finite number within bounds, neither too large nor too small for float32.
 
     Raises:
         ValueError: if the value is none.
@@ -64,8 +63,9 @@ def number(
     said = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
     if not isinstance(value, Real) or isinstance(value, bool) or not (above < value < below and least <= value <= most):
         raise ValueError(f"{name} must be a finite number{said and ' '}{said}, not {value!r}")
-    if value and not _FLOAT.tiny <= abs(value) <= _FLOAT.max:
-        raise ValueError(f"{name} = {value!r} is beyond float32: give a number of size 1e-37 to 1e38")
+    least_size, most_size = _SIZES
+    if value and not least_size <= abs(value) <= most_size:
+        raise ValueError(f"{name} = {value!r} is beyond float32: give 0 or a number of size 1e-30 to 1e30")
     return value
 
 

@@ -4,6 +4,7 @@ What a file claims of its size is compared with what there is, before memory is 
 anything on bytes that nobody meant for them, so that around them alone every exception is a refusal.
 """
 
+import io
 import math
 import os
 import warnings
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["arrays", "images", "last_line", "table"]
+__all__ = ["arrays", "images", "last_line", "table", "told"]
 
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # and none that starts a program, as EPS does
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -130,7 +131,9 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is odd about its metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file, formats=_FORMATS) as image:
+        _require_memory(file.stat().st_size)
+        # Of a file, Pillow takes memory for as many bytes as a part of it claims.
+        with Image.open(io.BytesIO(file.read_bytes()), formats=_FORMATS) as image:
             yield image
 
 
@@ -141,6 +144,12 @@ def _require_memory(size: int) -> None:
         raise ValueError(f"it takes {size / 2**30:.1f} GiB of memory, of which there are {has / 2**30:.1f}")
 
 
+def told(text: object) -> str:
+    """Text of a file for a message: in one line, and cut short."""
+    text = str(text)
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")[1:-1]
+
+
 def last_line(error: Exception) -> str:
     """What an error says, or else what it is called."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return told((str(error).strip() or type(error).__name__).splitlines()[-1])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import readers
-from pyrovae.readers import last_line
+from pyrovae.readers import last_line, told
 from pyrovae.shapes import shapes
 from pyrovae.swiss_roll import SCALING, swiss_roll
 
@@ -232,7 +232,7 @@ def _numpy_file(path: Path) -> Source:
     data = {name: array for name, array in arrays.items() if name in ("x", "train", "valid", "test")}
     if "x" not in data and not {"train", "test"} <= data.keys():
         raise ValueError(
-            f"'{path}' holds {', '.join(arrays)}: name its arrays x (and y), or train and test (and valid, "
+            f"'{path}' holds {told(', '.join(arrays))}: name its arrays x (and y), or train and test (and valid, "
             f"train_labels, test_labels, valid_labels)"
         )
     for name, x in data.items():
@@ -318,16 +318,17 @@ def _table(path: Path, missing: bool) -> Source:
         if (lacking := table[name].isna()).any():
             way_out = "" if name in named_so else f", {TO_LEARN_FROM_THE_REST}"
             raise ValueError(
-                f"'{path}' has no value in column {name} of datum {lacking.argmax()}: remove or impute it{way_out}"
+                f"'{path}' has no value in column {told(name)} of datum {lacking.argmax()}: remove or impute "
+                f"it{way_out}"
             )
     if len(named_so) > 1:
-        raise ValueError(f"'{path}' has columns {' and '.join(named_so)}: labels are in one of them alone")
+        raise ValueError(f"'{path}' has columns {told(' and '.join(named_so))}: labels are in one of them alone")
     x = table.drop(columns=named_so)
     for name in x:
         if (text := pd.to_numeric(x[name], errors="coerce").isna() & x[name].notna()).any():
             raise ValueError(
-                f"'{path}' holds '{x[name][text.argmax()]}' in column {name} of datum {text.argmax()}, where a number "
-                f"is needed; labels are in a column called y, label or class"
+                f"'{path}' holds '{told(x[name][text.argmax()])}' in column {told(name)} of datum {text.argmax()}, "
+                f"where a number is needed; labels are in a column called y, label or class"
             )
     y = None
     if named_so:

@@ -196,10 +196,10 @@ def serve(pipe: Connection, found: dict[str, Format], memory: int) -> None:
     urllib.request.urlopen = refuse
     torch.set_num_threads(1)
     sys.stderr = io.StringIO()
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
     while True:
         name, folder, expected = pipe.recv()
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + memory, resource.RLIM_INFINITY))
         sys.stderr.seek(0)
         sys.stderr.truncate()
         pipe.send(outcome(found[name].read, folder, expected))

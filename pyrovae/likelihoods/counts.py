@@ -85,7 +85,7 @@ class OverDispersed(Elementwise):
     def __init__(self, network: nn.Module | Build, inverse_dispersion: float | None, num_parameters: int) -> None:
         super().__init__(network, num_parameters + (inverse_dispersion is None))
         if inverse_dispersion is not None:
-            number("inverse_dispersion", inverse_dispersion, above=MIN_SCALE)
+            number("inverse_dispersion", inverse_dispersion, above=MIN_SCALE, most=1000)  # float32 has log Gamma
             start = unconstrained(torch.tensor(float(inverse_dispersion)))
             self.unconstrained_dispersion = nn.Parameter(start.repeat(self.event_shape or ()))
 

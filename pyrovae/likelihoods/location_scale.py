@@ -124,7 +124,7 @@ class StudentT(LocationScale):
     Args:
         network: maps z to mu, `(..., *event)`, or to mu and the unconstrained s `(..., 2 C, ...)` if `scale` is None;
             or a function that builds it, given `num_outputs`.
-        df: degrees of freedom, above 1, so that there is a mean; fewer have heavier tails.
+        df: degrees of freedom, above 1, so that there is a mean, at most 1000; fewer have heavier tails.
         scale: s, or None for one for each element, computed by the network.
         learned: whether an s given as a number is where it starts, or stays.
 
@@ -145,7 +145,7 @@ class StudentT(LocationScale):
         self, network: nn.Module | Build, df: float = 4.0, scale: float | None = 1.0, learned: bool = True
     ) -> None:
         super().__init__(network, scale, learned)
-        self.df = number("df", df, above=1)  # where Student's t has a mean
+        self.df = number("df", df, above=1, most=1000)  # from where it has a mean to where float32 has log Gamma
 
     def family(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of this location and scale."""

@@ -93,7 +93,7 @@ class StudentT(_Standard):
 
     Args:
         latent_dim: D, dimensions of z.
-        df: degrees of freedom, positive; the larger, the nearer to a normal.
+        df: degrees of freedom, above 0, at most 1000; the larger, the nearer to a normal.
 
     Raises:
         ValueError: if df is not positive.
@@ -109,7 +109,7 @@ class StudentT(_Standard):
 
     def __init__(self, latent_dim: int, df: float = 5.0) -> None:
         super().__init__(latent_dim)
-        self.df = number("df", df, above=0)
+        self.df = number("df", df, above=0, most=1000)  # float32 rounds what is left of log Gamma
 
     def forward(self) -> TorchDistribution:
         """The distribution p(z), batch `()`, event `(D,)`."""
