@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
     reader = parser()
     chosen = reader.parse_args(arguments)
     choices = reader.instantiate(chosen)[chosen.task]
+    if not 0 <= choices.seed < 2**32:
+        raise ValueError(f"seed must be from 0 to 2^32 - 1, not {choices.seed}")
     run, folder = runs.load(chosen.run), Path(chosen.run) / chosen.task
     result = tasks.TASKS[chosen.task](run, **vars(choices))
     tasks.write(result, folder)

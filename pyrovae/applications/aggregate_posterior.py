@@ -43,7 +43,8 @@ def aggregate_posterior(vae: Model, x: Data, components: int = 10, seed: int = 0
     """
     from sklearn.mixture import GaussianMixture  # which takes a second
 
-    if not 1 <= components <= (n := len(columns(x)[0])):
+    n = len(columns(x)[0])
+    if not 1 <= components <= n:
         raise ValueError(f"{components} components are to be fitted to {n} data: give from 1 to {n} of them")
     with evaluating(vae), isolated(seed, "aggregate posterior"):
         z = torch.cat([q.sample() for q in encoded(vae, x)])

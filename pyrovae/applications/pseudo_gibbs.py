@@ -55,6 +55,8 @@ def pseudo_gibbs(
         >>> chain.x.shape, chain.accepted.mean() > 0.5
         (torch.Size([100, 20, 5]), tensor(True))
     """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, not {num_steps}")
     require_imputable(vae, x, observed)
     x, observed = ready(vae, x, observed)
     states, accepted = [], torch.zeros(len(x), device=x.device)

@@ -45,6 +45,8 @@ def compress(run: Run, num_data: int = 1000, bits: int = 12, num_samples: int = 
     error, evidence_error = (
         nat * part.std_error.double().square().sum().sqrt().item() / n for part in (bound, evidence)
     )
+    if math.isnan(elbo):
+        raise ValueError(f"{type(run.vae).__name__} has no ELBO to compare with a message: take a run of a VAE")
     net, lengths = message.net_bits / n, {name: 8 * size / n for name, size in others(x).items()}
     numbers = {
         "num_data": n,

@@ -14,6 +14,7 @@ from pyrovae.likelihoods import Bernoulli
 from pyrovae.paired import difference
 from pyrovae.rng import isolated
 from pyrovae.runs import Run
+from pyrovae.tasks.some import are_images, require
 from pyrovae.tasks.task import Result
 
 __all__ = ["denoise"]
@@ -46,6 +47,7 @@ def denoise(
     vae = run.vae
     if not hasattr(vae, "reconstruct"):
         raise ValueError(f"{type(vae).__name__} has no reconstruct(x), by which data could be denoised")
+    require(2, "the number of test data", min(num_data, len(columns(run.dataset.test)[0])))
     x, *given = (t[:num_data] for t in moved(columns(run.dataset.test), next(vae.parameters())))
     corruption = corruption or (SaltAndPepper(0.2) if isinstance(vae.likelihood, Bernoulli) else GaussianNoise())
     with isolated(seed, "corruption"):
@@ -76,7 +78,7 @@ def denoise(
             line += f", {more.value:.2f} [{more.low:.2f}, {more.high:.2f}] more than by p(x | x~)"
         lines.append(line)
     files = {}
-    if x.dim() == 4 and x.shape[1] in (1, 3):
+    if are_images(x):
         rows = {_LABELS[name]: row[:12] for name, row in ({"data": x} | found | samples).items()}
         files["denoised.png"] = family_plots.montage(rows, f"What was it before the noise? {corruption}").savefig
     return Result(numbers, "\n".join(lines + note), files)

@@ -9,6 +9,7 @@ from pyrovae.applications.posterior_regions import posterior_regions
 from pyrovae.applications.uncertainty import LEVELS, Coverage, predictive, predictive_coverage, region_coverage
 from pyrovae.one_vector import require_one_vector
 from pyrovae.runs import Run
+from pyrovae.tasks.some import are_images, require
 from pyrovae.tasks.subset import subset
 from pyrovae.tasks.task import Result
 
@@ -28,10 +29,13 @@ def uncertainty(run: Run, num_samples: int = 100, seed: int = 0) -> Result:
     """
     require_one_vector(run.vae, run.dataset.test, "uncertainty")
     vae, x = run.vae, subset(run, "test", 300, seed).x
+    require(2, "the number of test data", len(x))
     of_z = region_coverage(vae, seed=seed)
     of_x = predictive_coverage(vae, x, seed=seed)
     bound, evidence = evaluation.scores(vae, x, num_samples, seed)
     gap = (evidence.value - bound.value).cpu()  # KL(q(z | x) || p(z | x)), nearly
+    if gap.isnan().any():
+        raise ValueError(f"{type(vae).__name__} has no L(x), by which q(z | x) could be judged: take a run of a VAE")
     worst = gap.argsort(descending=True)
     moments = predictive(vae, x, seed=seed)
     shares = {"true z in regions of q(z | x), x from the model": of_z, "test x in intervals of p(x′ | x)": of_x}
@@ -47,16 +51,15 @@ def uncertainty(run: Run, num_samples: int = 100, seed: int = 0) -> Result:
         f"p(x | z) itself",
         f"log p(x) - L(x) is {numbers['gap']:.2f} nats, at most {numbers['largest_gap']:.2f}",
     ]
-    image = x.dim() == 4 and x.shape[1] in (1, 3)
-    figure = plots.images if image else plots.elements
+    figure = plots.images if are_images(x) else plots.elements
     of_data = {"first": torch.arange(len(x)), "worst": worst}
     files = {
         f"predictive_{name}.png": figure(*(t[i[:_SHOWN]].cpu() for t in (x, *moments)), _TITLES[name]).savefig
         for name, i in of_data.items()
     }
-    some = torch.cat([torch.arange(min(_REGIONS, len(x))), worst[:4]])
+    chosen = torch.cat([torch.arange(min(_REGIONS, len(x))), worst[:4]])
     try:
-        found = posterior_regions(vae, x[some], LEVELS)
+        found = posterior_regions(vae, x[chosen], LEVELS)
     except ValueError as error:
         sentences.append(f"no true posteriors: {error}")
         found = []
@@ -66,14 +69,14 @@ def uncertainty(run: Run, num_samples: int = 100, seed: int = 0) -> Result:
     mass = [found[i].mass for i in fit if i < _REGIONS]
     if len(mass) > 1:
         shares["p(z | x) in regions of q(z | x), test x"] = _mean_coverage(torch.stack(mass))
-    if drawn := [i for i in fit if i < 4 or i >= len(some) - 4]:
-        kl = [(found[i].log_likelihood - bound.value[some[i]].cpu()).clamp(min=0).item() for i in drawn]
+    if drawn := [i for i in fit if i < 4 or i >= len(chosen) - 4]:
+        kl = [(found[i].log_likelihood - bound.value[chosen[i]].cpu()).clamp(min=0).item() for i in drawn]
         told = [
-            f"{'worst q: ' if i >= len(some) - 4 else ''}KL {nats:.1f} nats\n{found[i].mass[-1]:.0%} in q's 95 %"
+            f"{'worst q: ' if i >= len(chosen) - 4 else ''}KL {nats:.1f} nats\n{found[i].mass[-1]:.0%} in q's 95 %"
             for i, nats in zip(drawn, kl, strict=True)
         ]
         panels = [(found[i].nodes, found[i].truth, found[i].guide) for i in drawn]
-        files["posteriors.png"] = plots.regions(panels, told, x[some[drawn]].cpu() if image else None).savefig
+        files["posteriors.png"] = plots.regions(panels, told, x[chosen[drawn]].cpu() if are_images(x) else None).savefig
     for (name, of), key in zip(shares.items(), ("z", "x", "posterior"), strict=False):
         for level in (0.5, 0.8, 0.95):
             i = LEVELS.index(level)
