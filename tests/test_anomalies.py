@@ -138,7 +138,7 @@ def test_detect_tells_areas_for_classes_that_were_held_out_and_for_other_data(re
     mean = (result.numbers["class 1/regret"] + result.numbers["class 8/regret"]) / 2
     assert result.numbers["mean over classes/regret"] == pytest.approx(mean)
     write(result, tmp_path)
-    figures = {"held_out.png", "roc.png", "log_likelihoods.png", "failure.png"}
+    figures = {"held_out.png", "held_out_roc.png", "roc.png", "log_likelihoods.png", "failure.png"}
     assert {path.name for path in tmp_path.iterdir()} == {*figures, "areas.csv", "numbers.json"}
     assert len((tmp_path / "areas.csv").read_text().splitlines()) == 1 + 4 * len(names)
 

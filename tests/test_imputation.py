@@ -208,8 +208,8 @@ def test_half_of_each_digit_is_filled_in_better_than_by_columns(digits, hide, tm
     assert numbers["log_score"] > numbers["column_means_log_score"]
     assert "against column means" in result.summary
     assert result.files.keys() == {"imputations.npz", "imputations.png"}
-    result.files["imputations.npz"](tmp_path / "x.npz.part")
-    kept = np.load(tmp_path / "x.npz.part")
+    result.files["imputations.npz"](tmp_path / "x.npz")
+    kept = np.load(tmp_path / "x.npz")
     hidden = {None: np.s_[..., 4:, :], "left": np.s_[..., :4], "right": np.s_[..., 4:], "top": np.s_[..., :4, :]}
     if hide in hidden:
         assert not kept["observed"][hidden[hide]].any()
@@ -227,6 +227,14 @@ def test_a_task_without_anything_hidden_is_refused(digits):
         with pytest.raises(ValueError, match=words):
             impute(digits, **options)
     assert tasks.TASKS["impute"] is impute
+
+
+def test_imputations_may_be_those_of_a_chain(digits_run):
+    options = {"num_data": 30, "num_samples": 200, "num_imputations": 150}
+    weighted, chain = (impute(digits_run, chain=chain, **options) for chain in (False, True))
+    assert 0.1 < chain.numbers["accepted"] < 1
+    assert chain.numbers["squared_error"] == pytest.approx(weighted.numbers["squared_error"], rel=0.05)
+    assert "filled in by a chain" in chain.summary
 
 
 def test_a_table_with_missing_values_is_filled_in(tmp_path):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +14,17 @@ from pyrovae.application_plots import imputation as plots
 from pyrovae.applications.filling import Filling, column_means, nearest_neighbours
 from pyrovae.applications.imputation import Imputations, importance_resampling, log_score
 from pyrovae.arguments import whole
+from pyrovae.applications.pseudo_gibbs import pseudo_gibbs
 from pyrovae.columns import columns
-from pyrovae.data import Labels
 from pyrovae.family_plots import montage
 from pyrovae.incomplete_vae import IncompleteVAE
 from pyrovae.paired import difference
 from pyrovae.runs import Run
+from pyrovae.tasks.hiding import Hide, hidden, known_values
+from pyrovae.tasks.some import are_images, require
 from pyrovae.tasks.task import Result
 
-__all__ = ["Hide", "impute"]
-
-Hide = Literal["left", "right", "top", "bottom", "random", "none"]
+__all__ = ["impute"]
 
 _LEVEL = 0.9  # of the intervals of values
 _FEW = 20  # effective draws
@@ -38,6 +38,7 @@ def impute(
     num_data: int = 300,
     num_samples: int = 1000,
     num_imputations: int = 100,
+    chain: bool = False,
     seed: int = 0,
 ) -> Result:
     """Hide part of each test datum, and fill it in: by the model, by column means, and by nearest neighbours.
@@ -51,12 +52,14 @@ def impute(
         num_data: how many test data.
         num_samples: K, draws of z for each datum.
         num_imputations: S, of each datum.
+        chain: whether they are the last S of 2 S steps of Metropolis within Gibbs, in place of importance resampling.
         seed: of what is hidden, and of all draws.
     """
-    whole("num_data", num_data)
-    x, known = (t[:num_data].cpu() for t in _known(run, "test"))
+    require(2, "the number of test data", min(num_data, len(columns(run.dataset.test)[0])))
+    require(2, "num_imputations", num_imputations)
+    x, known = (t[:num_data].cpu() for t in known_values(run, "test"))
     hide = hide or ("bottom" if x.dim() == 4 else "random")
-    shown = known & ~_hidden(x, hide, fraction, fields, seed)
+    shown = known & ~hidden(x, hide, fraction, fields, seed)
     if shown.all():
         raise ValueError("nothing is hidden, and nothing is missing in the data: leave out hide, or choose another")
     found = importance_resampling(run.vae, x, shown, num_imputations, num_samples, seed=seed)
@@ -72,6 +75,12 @@ def impute(
         "ess_least": ess.min().item(),
     }
     told = [f"{numbers['missing_per_datum']:.1f} of {x[0].numel()} values of each of {len(x)} test data are missing"]
+    if chain:
+        steps = pseudo_gibbs(run.vae, x, shown, 2 * num_imputations, seed=seed)
+        draws = steps.x[num_imputations:].cpu()
+        found = found._replace(x=draws, mean=draws.mean(0), std=draws.std(0))
+        numbers["accepted"] = steps.accepted.mean().item()
+        told.append(f"filled in by a chain, of whose z {numbers['accepted']:.0%} were accepted")
     scored, fillings = known & ~shown, {}
     if scored.any():
         binary = run.vae.likelihood.support is constraints.boolean
@@ -80,51 +89,14 @@ def impute(
         told += _told(numbers, fillings)
     told.append(f"effective draws of {num_samples}: {numbers['ess']:.0f} on average, {numbers['ess_least']:.1f} least")
     if numbers["ess"] < _FEW:
-        told.append(
-            "of so few the numbers are not to be trusted: take more by num_samples, or applications.pseudo_gibbs"
-        )
+        told.append("of so few the numbers are not to be trusted: take more by num_samples, or fill in by chain")
     arrays = {"x": x.where(known, torch.nan), "observed": shown, "mean": found.mean, "std": found.std, "draws": found.x}
-    files = {"imputations.npz": partial(_save, arrays)}
-    if x.dim() == 4 and x.shape[1] in (1, 3):
+    files = {"imputations.npz": partial(np.savez_compressed, **{name: t.numpy() for name, t in arrays.items()})}
+    if are_images(x):
         files["imputations.png"] = _images(x, known, shown, found, fillings).savefig
     elif scored.any() and "coverage" in numbers:
         files["imputations.png"] = _table(x, scored, found, fillings, numbers["coverage"]).savefig
     return Result(numbers, "\n".join(told), files)
-
-
-def _save(arrays: dict[str, Tensor], path: str) -> None:
-    with open(path, "wb") as file:  # to which savez adds no name of its own
-        np.savez_compressed(file, **{name: t.numpy() for name, t in arrays.items()})
-
-
-def _known(run: Run, part: str) -> tuple[Tensor, Tensor]:
-    """Data, and which of their elements are known at all, of which a model of incomplete data may be shown fewer."""
-    x = columns(getattr(run.dataset, part))[0]
-    observed: Labels | None = run.dataset.observed
-    return x, torch.ones_like(x, dtype=torch.bool) if observed is None else getattr(observed, part)
-
-
-def _hidden(x: Tensor, hide: Hide, fraction: float, fields: Sequence[int], seed: int) -> Tensor:
-    """Which elements are hidden, booleans `(N, *event)`."""
-    hidden = torch.zeros_like(x, dtype=torch.bool)
-    if fields:
-        if x.dim() != 2 or not all(0 <= field < x.shape[1] for field in fields):
-            raise ValueError(f"fields are columns of a table, from 0, not {list(fields)} of data {tuple(x.shape[1:])}")
-        hidden[:, list(fields)] = True
-    elif hide == "random":
-        if not 0 < fraction < 1:
-            raise ValueError(f"fraction must be between 0 and 1, not {fraction}")
-        return torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < fraction
-    elif hide != "none":
-        if x.dim() != 4:
-            raise ValueError(f"the {hide} half is one of an image, not of data {tuple(x.shape[1:])}: hide at random")
-        height, width = x.shape[2] // 2, x.shape[3] // 2
-        halves = {"top": slice(height), "bottom": slice(height, None)}
-        if hide in halves:
-            hidden[:, :, halves[hide]] = True
-        else:
-            hidden[..., slice(width) if hide == "left" else slice(width, None)] = True
-    return hidden
 
 
 def _fillings(
@@ -139,8 +111,8 @@ def _fillings(
     """The baselines, of the training data as the model sees them; validation data of which as much is hidden choose."""
     train, *seen = (t[:10_000].as_subclass(Tensor) for t in columns(run.dataset.train))
     train = train.where(seen[0], torch.nan) if isinstance(run.vae, IncompleteVAE) else train
-    x_v, known_v = (t[: len(test[0])] for t in _known(run, "valid"))
-    hidden_v = _hidden(x_v, hide, fraction, fields, seed + 1)
+    x_v, known_v = (t[: len(test[0])] for t in known_values(run, "valid"))
+    hidden_v = hidden(x_v, hide, fraction, fields, seed + 1)
     valid = x_v.where(known_v & ~hidden_v, torch.nan), x_v.where(known_v & hidden_v, torch.nan)
     shown = test[0].where(test[1], torch.nan)
     near = partial(nearest_neighbours, train, valid, shown, binary)
@@ -214,7 +186,8 @@ def _images(x: Tensor, known: Tensor, shown: Tensor, found: Imputations, filling
     x, known, shown = x[:n], known[:n], shown[:n]
     rows = {"data": plots.hidden(x, known), "observed": plots.hidden(x, shown)}
     rows["mean E[x | x_obs]"] = plots.tinted(found.mean[:n], shown)
-    rows |= {f"sample {s + 1}": plots.tinted(found.x[s, :n], shown) for s in range(min(4, len(found.x)))}
+    apart = found.x[:: -(-len(found.x) // 4), :n]  # as neighbours in a chain are alike
+    rows |= {f"sample {s}": plots.tinted(draw, shown) for s, draw in enumerate(apart, 1)}
     rows[f"std. dev. (black: {found.std[:n].mean(1).max():.2f})"] = plots.spread(found.std[:n])
     rows |= {f"{f.name}": plots.tinted(x.where(shown, f.loc[:n]), shown) for f in fillings.values()}
     return montage(rows, "What is hidden (orange), and what is filled in (blue)")
