@@ -11,11 +11,12 @@ from tqdm import tqdm
 from pyrovae import applications, family_plots
 from pyrovae.application_plots.gains import gains
 from pyrovae.applications.augmentation import ALONE
+from pyrovae.arguments import whole
 from pyrovae.columns import columns
 from pyrovae.model import Kind
 from pyrovae.paired import Difference, difference
 from pyrovae.runs import Run
-from pyrovae.tasks.some import are_images, require, some
+from pyrovae.tasks.some import are_images, some
 from pyrovae.tasks.task import Result
 
 __all__ = ["augment"]
@@ -51,7 +52,7 @@ def augment(
         raise ValueError(f"a classifier needs labels, and {run.dataset.protocol.data} has none: give data with labels")
     if seeds < 2 or not labelled:
         raise ValueError(f"give at least two seeds and a number of labels, not {seeds} and {labelled}")
-    require(1, "num_test", num_test)
+    whole("num_test", num_test)
     train = train[: len(labels.train)]  # after which a model of few labels has some of them again
     train, test = some(len(train), seed, train, labels.train), some(num_test, seed, test, labels.test)
 

@@ -14,7 +14,7 @@ from pyrovae.likelihoods import Bernoulli
 from pyrovae.paired import difference
 from pyrovae.rng import isolated
 from pyrovae.runs import Run
-from pyrovae.tasks.some import are_images, require
+from pyrovae.tasks.some import are_images
 from pyrovae.tasks.task import Result
 
 __all__ = ["denoise"]
@@ -43,11 +43,10 @@ def denoise(
         num_data: test data at most.
         seed: of the corruption and of the draws.
     """
-    whole("num_data", num_data)
     vae = run.vae
     if not hasattr(vae, "reconstruct"):
         raise ValueError(f"{type(vae).__name__} has no reconstruct(x), by which data could be denoised")
-    require(2, "the number of test data", min(num_data, len(columns(run.dataset.test)[0])))
+    whole("the number of test data", min(num_data, len(columns(run.dataset.test)[0])), 2)
     x, *given = (t[:num_data] for t in moved(columns(run.dataset.test), next(vae.parameters())))
     corruption = corruption or (SaltAndPepper(0.2) if isinstance(vae.likelihood, Bernoulli) else GaussianNoise())
     with isolated(seed, "corruption"):

@@ -18,7 +18,6 @@ from pyrovae.rng import isolated
 from pyrovae.runs import Run
 from pyrovae.tasks.detected import Case, result
 from pyrovae.tasks.held_out import without
-from pyrovae.tasks.some import require
 from pyrovae.tasks.strangers import strangers
 from pyrovae.tasks.task import Result
 
@@ -52,8 +51,8 @@ def detect(
         whole(name, number)
     _require_x_alone(run.vae)
     x, labels = columns(run.dataset.test)[0], None if run.dataset.labels is None else run.dataset.labels.test
-    require(2, "the number of test data", min(num_data, len(x)))
-    require(1, "max_steps", max_steps)
+    whole("the number of test data", min(num_data, len(x)), 2)
+    whole("max_steps", max_steps)
     chosen = _chosen(labels, classes)
     steps, note = _regret_steps(run.vae, x, max_steps)
     scored = partial(_scored, num_data=num_data, num_samples=num_samples, max_steps=steps, seed=seed)

@@ -21,7 +21,7 @@ from pyrovae.models import M2, Autoencoder, ConditionalVAE
 from pyrovae.one_vector import has_one_vector, has_real_vector
 from pyrovae.rng import stream
 from pyrovae.runs import Run
-from pyrovae.tasks.some import are_images, require, some
+from pyrovae.tasks.some import are_images, some
 from pyrovae.tasks.task import Result
 
 __all__ = ["generate"]
@@ -45,7 +45,7 @@ def generate(run: Run, num_samples: int = 1000, components: int = 10, seed: int 
     whole("num_samples", num_samples)
     whole("components", components)
     vae, test = run.vae, columns(run.dataset.test)
-    require(2, "the number of test data", len(test[0]))
+    whole("the number of test data", len(test[0]), 2)
     [train] = some(_FITTED, seed, columns(run.dataset.train)[0])
     sources = _sources(vae, test, train, components, seed)
     conditions = _conditions(vae, test, num_samples)

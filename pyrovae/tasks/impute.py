@@ -13,15 +13,15 @@ from torch import Tensor
 from pyrovae.application_plots import imputation as plots
 from pyrovae.applications.filling import Filling, column_means, nearest_neighbours
 from pyrovae.applications.imputation import Imputations, importance_resampling, log_score
-from pyrovae.arguments import whole
 from pyrovae.applications.pseudo_gibbs import pseudo_gibbs
+from pyrovae.arguments import whole
 from pyrovae.columns import columns
 from pyrovae.family_plots import montage
 from pyrovae.incomplete_vae import IncompleteVAE
 from pyrovae.paired import difference
 from pyrovae.runs import Run
 from pyrovae.tasks.hiding import Hide, hidden, known_values
-from pyrovae.tasks.some import are_images, require
+from pyrovae.tasks.some import are_images
 from pyrovae.tasks.task import Result
 
 __all__ = ["impute"]
@@ -55,8 +55,8 @@ def impute(
         chain: whether they are the last S of 2 S steps of Metropolis within Gibbs, in place of importance resampling.
         seed: of what is hidden, and of all draws.
     """
-    require(2, "the number of test data", min(num_data, len(columns(run.dataset.test)[0])))
-    require(2, "num_imputations", num_imputations)
+    whole("the number of test data", min(num_data, len(columns(run.dataset.test)[0])), 2)
+    whole("num_imputations", num_imputations, 2)
     x, known = (t[:num_data].cpu() for t in known_values(run, "test"))
     hide = hide or ("bottom" if x.dim() == 4 else "random")
     shown = known & ~hidden(x, hide, fraction, fields, seed)

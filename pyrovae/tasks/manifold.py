@@ -7,12 +7,12 @@ from pyrovae.application_plots.manifold import Panel
 from pyrovae.application_plots.manifold import manifold as plot
 from pyrovae.applications.latent_map import plane
 from pyrovae.applications.manifold import by_components, by_model, told
+from pyrovae.arguments import whole
 from pyrovae.diagnostics import replicate
 from pyrovae.evaluation import evaluating
 from pyrovae.one_vector import require_one_vector
 from pyrovae.rng import isolated
 from pyrovae.runs import Run
-from pyrovae.tasks.some import require
 from pyrovae.tasks.subset import subset
 from pyrovae.tasks.task import Result
 
@@ -34,7 +34,7 @@ def manifold(run: Run, seed: int = 0) -> Result:
     train, test = subset(run, "train", 5000, seed), subset(run, "test", 1000, seed)
     model = by_model(run.vae, train.x, test.x)
     linear = by_components(train.x, test.x, model.test.shape[1])
-    require(2, "the number of test data", len(test.x))
+    whole("the number of test data", len(test.x), 2)
     extent = torch.pdist(test.x.flatten(1)).max().item()  # the largest distance of two data
     if not extent:
         raise ValueError("test data of this run are all alike, and so on no surface")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pyrovae.drawn import Drawn
 
-__all__ = ["are_images", "require", "some"]
+__all__ = ["are_images", "some"]
 
 
 def some(n: int, seed: int, *data: Tensor) -> tuple[Tensor, ...]:
@@ -19,12 +19,6 @@ def some(n: int, seed: int, *data: Tensor) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(data[0]), generator=generator)[:n]
     return tuple(t[rows].draw(generator) if isinstance(t, Drawn) else t[rows] for t in data)
-
-
-def require(least: int, what: str, number: int) -> None:
-    """Refuse a number that is below the least there must be."""
-    if number < least:
-        raise ValueError(f"{what} must be at least {least}, not {number}")
 
 
 def are_images(x: Tensor) -> bool:

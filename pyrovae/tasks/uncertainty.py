@@ -7,9 +7,10 @@ from pyrovae import evaluation
 from pyrovae.application_plots import uncertainty as plots
 from pyrovae.applications.posterior_regions import posterior_regions
 from pyrovae.applications.uncertainty import LEVELS, Coverage, predictive, predictive_coverage, region_coverage
+from pyrovae.arguments import whole
 from pyrovae.one_vector import require_one_vector
 from pyrovae.runs import Run
-from pyrovae.tasks.some import are_images, require
+from pyrovae.tasks.some import are_images
 from pyrovae.tasks.subset import subset
 from pyrovae.tasks.task import Result
 
@@ -29,7 +30,7 @@ def uncertainty(run: Run, num_samples: int = 100, seed: int = 0) -> Result:
     """
     require_one_vector(run.vae, run.dataset.test, "uncertainty")
     vae, x = run.vae, subset(run, "test", 300, seed).x
-    require(2, "the number of test data", len(x))
+    whole("the number of test data", len(x), 2)
     of_z = region_coverage(vae, seed=seed)
     of_x = predictive_coverage(vae, x, seed=seed)
     bound, evidence = evaluation.scores(vae, x, num_samples, seed)
