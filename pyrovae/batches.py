@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyrovae.columns import Data, columns
+from pyrovae.distributed import Processes
 from pyrovae.drawn import Drawn
 from pyrovae.rng import stream
 
@@ -29,19 +30,28 @@ class Batches:
             trained from a seed meets the same data.
         device: where the batches shall be.
         width: how many tensors of a tuple are wanted, if there are so many: the first ones.
+        processes: of which each is given its share of the batches; by default there is one.
 
     Raises:
         ValueError: if there are no data.
     """
 
     def __init__(
-        self, data: Data | Dataset, batch_size: int, shuffle: bool, seed: int, device: torch.device, width: int = 1
+        self,
+        data: Data | Dataset,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        device: torch.device,
+        width: int = 1,
+        processes: Processes | None = None,
     ) -> None:
         held = columns(data)[:width] if isinstance(data, Tensor | tuple) else ()
         self.size = len(held[0] if held else data)
         if self.size == 0:
             raise ValueError("the data are empty: give at least one datum")
         self.batch_size, self.shuffle, self.device, self.width = batch_size, shuffle, device, width
+        self.processes, self.seed = processes or Processes(), seed
         self.drawn = [t if isinstance(t, Drawn) else None for t in held]  # which know how their values are drawn
         self.unchecked = not held  # what is not a tensor is seen for the first time as it streams
         self.resident, self.streamed = None, data
@@ -51,7 +61,7 @@ class Batches:
             if _fits(held, device):
                 self.resident = tuple(t.to(device) for t in held)
         self.position = 0  # batches of the epoch that were given
-        self.indices = torch.empty(0, dtype=torch.int64)  # of the data in the last of them, `(B,)`
+        self.indices = torch.empty(0, dtype=torch.int64)  # of all processes' data in the last of them, `(B,)`
         self.order = torch.Generator().manual_seed(stream(seed, "order"))
         self._epoch: Tensor | None = None  # of which the order of this epoch is drawn, if there is one
         self._start = 0  # position at which it begins
@@ -65,7 +75,8 @@ class Batches:
         self._epoch = self.order.get_state()
         order = torch.randperm(self.size, generator=self.order) if self.shuffle else torch.arange(self.size)
         parts = order.split(self.batch_size)[self.position :]
-        batches = self._resident(parts) if self.resident is not None else self._streamed(parts)
+        own = [*map(self.processes.share, parts)]
+        batches = self._resident(own) if self.resident is not None else self._streamed(own)
         for self.indices, batch in zip(parts, batches, strict=True):
             self.position += 1
             kinds = self.drawn or [None] * len(batch)
@@ -74,7 +85,7 @@ class Batches:
 
     def _resident(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         order = torch.cat([*parts, torch.empty(0, dtype=torch.int64)]).to(self.device)  # at once
-        for index in order.split(self.batch_size)[: len(parts)]:
+        for index in order.split([*map(len, parts)]):
             yield tuple(t[index] for t in self.resident)
 
     def _streamed(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
@@ -87,6 +98,14 @@ class Batches:
         for batch in loader:
             batch = batch if isinstance(batch, list | tuple) else [batch]
             yield tuple(t.to(self.device, non_blocking=True) for t in batch[: self.width])
+
+    def begin(self, step: int) -> None:
+        """Before a step on the batch that was given last: let each of several processes have noise of its own.
+
+        Args:
+            step: its number.
+        """
+        self.processes.begin(self.seed, step, len(self.indices), self.noise)
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the order and of the draws, and the position within the epoch."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from pyrovae import evaluation
 from pyrovae.batches import Batches
 from pyrovae.check import unvalidated
 from pyrovae.columns import Data
+from pyrovae.distributed import Processes
 from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.steps import Step
@@ -56,6 +56,7 @@ class Epoch:
             self.rate = float(self.step.svi.optim.param_groups[0]["lr"])
         for batch in self.batches:
             self.batch = batch
+            self.batches.begin((self.number - 1) * len(self.batches) + self.batches.position)
             if self.batches.unchecked:
                 self.vae.check(*batch, name="train")
             try:
@@ -131,7 +132,7 @@ class Epoch:
         self.skips, self.number = state["skips"], state["number"]
 
 
-def validation(vae: Model, valid: Data, num_samples: int, seed: int) -> dict[str, float]:
+def validation(vae: Model, valid: Data, num_samples: int, seed: int, processes: Processes) -> dict[str, float]:
     """What a row of the history tells of the validation data.
 
     Args:
@@ -139,9 +140,10 @@ def validation(vae: Model, valid: Data, num_samples: int, seed: int) -> dict[str
         valid: the data.
         num_samples: draws for each datum.
         seed: of the draws.
+        processes: of which each takes its share.
     """
     with unvalidated():  # a model that diverged gives NaN, of which the caller tells
-        bound, evidence = evaluation.scores(vae, valid, num_samples, seed)
+        bound, evidence = processes.scores(vae, valid, num_samples, seed)
     terms = {"elbo": bound.value, "reconstruction": bound.reconstruction, "kl": bound.kl}
     if num_samples > 1:
         terms["log_likelihood"] = evidence.value

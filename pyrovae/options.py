@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from pyrovae import catalogue
+from pyrovae.distributed import ProcessError, Processes
 from pyrovae.interruption import Interrupted
 from pyrovae.memory import explained, limited
 
@@ -73,7 +74,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Write the line and exit."""
-        sys.stderr.write(f"error: {_one_line(message)}\n")
+        _tell(f"error: {_one_line(message)}")
         self.exit(2)
 
 
@@ -89,7 +90,7 @@ class PlainParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Write the line and exit."""
-        sys.stderr.write(f"error: {message}\n")
+        _tell(f"error: {message}")
         self.exit(2)
 
 
@@ -104,13 +105,20 @@ def command(main: Callable[[], None], interrupted: str = "--resume goes on from 
     try:
         with limited(), explained():
             main()
-    except MISTAKES as error:
-        sys.stderr.write(f"error: {_one_line(str(error))}\n")
+    except (*MISTAKES, ProcessError) as error:
+        _tell(f"error: {_one_line(str(error))}")
         sys.exit(2)
     except KeyboardInterrupt as stop:
         told = f"{stop}: " if isinstance(stop, Interrupted) else ""
-        sys.stderr.write(f"interrupted: {told}{interrupted}\n")
+        if Processes.here().is_first:
+            _tell(f"interrupted: {told}{interrupted}")
         sys.exit(128 + (stop.signal if isinstance(stop, Interrupted) else signal.SIGINT))
+
+
+def _tell(line: str) -> None:
+    """Write a line at once, with the number of the process unless it is the first one."""
+    rank = Processes.here().rank
+    sys.stderr.write(f"{f'process {rank}: ' if rank else ''}{line}\n")
 
 
 _KINDS = {"int": "whole number", "float": "number", "Sequence": "list such as [128, 128]"}

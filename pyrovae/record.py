@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pyrovae.checkpoint import Checkpoint
+from pyrovae.checkpoint import Checkpoint, Parts
+from pyrovae.distributed import Processes
 from pyrovae.epochs import Epoch
 from pyrovae.files import held
 from pyrovae.history import History
@@ -66,6 +67,18 @@ class Record:
             else:
                 self.checkpoint.save(history=[], best={})
             yield
+
+    def join(self, processes: Processes, parts: Parts) -> None:
+        """Let all processes begin from where the first one is.
+
+        Args:
+            processes: that train together.
+            parts: all that changes in a step.
+        """
+        state = processes.same({"parts": parts.state_dict(), "history": list(self.history), "best": self.best})
+        if not processes.is_first:
+            parts.load_state_dict(state["parts"])
+            self.history, self.best = History(state["history"]), state["best"]
 
     def save(self) -> None:
         """Keep all as it is now."""

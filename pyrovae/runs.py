@@ -10,7 +10,8 @@ import inspect
 import itertools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from pyrovae.columns import columns, moved
 from pyrovae.conditional_vae import ConditionalVAE
 from pyrovae.data import NAMES, Binarize, Dataset, in_memory
 from pyrovae.data import load as load_data
+from pyrovae.distributed import Processes, own_gpu
 from pyrovae.encoders import DiagonalNormal
 from pyrovae.encoders.encoder import Encoder
 from pyrovae.figures import draw
@@ -146,14 +148,23 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
         FileNotFoundError: if data, or the checkpoint to resume, are missing.
         BlockingIOError: if another process trains in the folder.
     """
-    folder = Path(folder)
-    vae, dataset, arguments = prepare(options)
+    folder, processes = Path(folder), Processes.here()
+    with processes.in_turn():
+        vae, dataset, arguments = prepare(options)
+    with _kept(folder, options) if processes.is_first else nullcontext():
+        history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **taken(fit, arguments))
+    return Run(vae, dataset, history, options)
+
+
+@contextmanager
+def _kept(folder: Path, options: Namespace) -> Iterator[None]:
+    """Hold a folder and keep a run's options there, unless it fails before there is anything else to keep."""
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
         with whole(folder / CONFIG) as path:
             path.write_text(_reader().dump(options, skip_unset=False))
         try:
-            history = fit(vae, dataset.train, dataset.valid, folder=folder, resume=resume, **taken(fit, arguments))
+            yield
         except Exception:
             if not any((folder / name).exists() for name in (HISTORY, TROUBLE)):  # it failed before there was anything
                 (folder / CONFIG).unlink()
@@ -161,11 +172,10 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
                 if not any(folder.iterdir()):
                     folder.rmdir()
             raise
-    return Run(vae, dataset, history, options)
 
 
-def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -> dict:
-    """Score a run, draw its figures, and keep both in its folder.
+def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -> dict | None:
+    """Score a run, draw its figures, and keep both in its folder; of several processes the first one, with a result.
 
     Args:
         run: the run.
@@ -175,8 +185,11 @@ def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -
     """
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2 for a standard error, not {num_samples}")
-    folder = Path(folder)
-    metrics = score(run, num_samples, run.options.seed)
+    folder, processes, options = Path(folder), Processes.here(), run.options
+    scores = processes.scores(run.vae, run.dataset.test, num_samples, options.seed, options.compile)
+    if not processes.is_first:
+        return None
+    metrics = score(run, num_samples, options.seed, scores)
     write_json(folder / METRICS, metrics)
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in draw(run.vae, run.dataset, run.history, tsne, run.options.seed):
@@ -248,7 +261,8 @@ def score(run: Run, num_samples: int, seed: int, scores: evaluation.Scores | Non
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = own_gpu(name)
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

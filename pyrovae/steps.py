@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import pyro.infer
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.check import buffers_restored, unvalidated
 from pyrovae.densities import log_densities
+from pyrovae.distributed import Processes
 from pyrovae.drawn import Drawn
 from pyrovae.model import Model
 from pyrovae.objective import Objective
@@ -20,9 +22,9 @@ from pyrovae.pyro_elbo import Traced
 from pyrovae.rng import isolated
 from pyrovae.staging import Staged
 from pyrovae.svi import SVI
-from pyrovae.trouble import NotFiniteError, Sites
+from pyrovae.trouble import NotFiniteError, Sites, is_of_values
 
-__all__ = ["Step", "is_of_values"]
+__all__ = ["Step"]
 
 
 class Step:
@@ -38,6 +40,7 @@ class Step:
         precision: of the networks.
         careful: whether to look at loss and gradient before each step, and to take none along what is not finite.
         anomaly: whether to look for what is not finite in each operation.
+        processes: that step together; by default there is one.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Step:
         precision: Precision,
         careful: bool = False,
         anomaly: bool = False,
+        processes: Processes | None = None,
     ) -> None:
         model, guide = vae.model, vae.guide
         if not isinstance(objective, Objective):
@@ -61,6 +65,10 @@ class Step:
         options = {"clip_norm": clip_norm, "compile": compile, "generator": generator, "precision": precision}
         self.svi = SVI(model, guide, optim, objective, **options)
         self.svi.tells, self.svi.asks = True, False  # as `fit` has asked
+        self.processes = processes or Processes()
+        if self.processes.size > 1:
+            owners = [vae, *([objective] if isinstance(objective, Objective) else [])]
+            self.svi.exchange = partial(self.processes.summed, parameters=self.svi._parameters, owners=owners)
         self.told = Staged(self._told, "the ELBO", at_once=True) if compile else self._told
         # Estimators that draw from another distribution than q(z | x) do not tell the ELBO.
         self.tells = getattr(objective, "faithful", True)
@@ -109,6 +117,7 @@ class Step:
         if terms is None:
             with unvalidated(), torch.no_grad(), isolated():
                 [terms] = self.told(*batch)
+            terms = self.processes.sum(terms)
         loss = loss[0] if isinstance(loss, tuple) else loss
         return torch.cat([-torch.as_tensor(loss).to(terms).reshape(1), terms])
 
@@ -130,8 +139,3 @@ class Step:
             self.svi.generator.set_state(states[2])
 
         return undo
-
-
-def is_of_values(error: Exception) -> bool:
-    """Whether an error of PyTorch is of values in the step, not of what the step is."""
-    return re.search(r"\bnan\b|^Expected parameter", str(error), re.IGNORECASE) is not None

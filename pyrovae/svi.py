@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pyro
@@ -119,6 +120,7 @@ class SVI(pyro.infer.SVI):
         self.asks = True  # before the first step, whether model, objective and data go together
         self.careful = False  # whether it refuses to step along what is not finite, which reads back from the device
         self.validates = False  # whether Pyro's validation stays on after the first step
+        self.exchange: Callable[[Callable[[], list[Any]]], list[Any]] | None = None  # with other processes
         self._recorded: dict[Any, tuple[Any, Captured]] = {}
         self._checked = False
 
@@ -147,7 +149,8 @@ class SVI(pyro.infer.SVI):
             if self._checked and not self.careful and self._on_cuda():
                 loss, terms = self._captured(*args, **kwargs)
             else:
-                loss, terms = self._descend(self._gradients(*args, **kwargs))
+                gradients = partial(self._gradients, *args, **kwargs)
+                loss, terms = self._descend(gradients() if self.exchange is None else self.exchange(gradients))
         if isinstance(self.objective, Objective):
             self.objective.step += 1
         self._checked = True
@@ -160,6 +163,8 @@ class SVI(pyro.infer.SVI):
             require_finite(loss, self._parameters(), gradients)
         for p, gradient in zip(self._parameters(), gradients, strict=True):
             p.grad = gradient
+        if self.clip_norm is not None and self.exchange is not None:
+            clip_grad_norm_(self._parameters(), self.clip_norm)
         with nullcontext() if self._checked else _trains(self._seen, self.optimizer):
             self.optimizer.step()
         for p in self._parameters():
@@ -188,6 +193,7 @@ class SVI(pyro.infer.SVI):
         """Whether steps can be recorded as CUDA graphs: optimisers may count them in Python."""
         groups = self.optimizer.param_groups
         counts = type(self.optimizer) is torch.optim.SGD or all(group.get("capturable") for group in groups)
+        counts &= self.exchange is None
         return isinstance(self._gradients, Staged) and counts and all(p.is_cuda for p in self._parameters())
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float | tuple[float, ...]:
@@ -223,7 +229,7 @@ class SVI(pyro.infer.SVI):
         self._seen = seen.parameters
         self._collect(seen.parameters)
         parameters = self._parameters()
-        if self.clip_norm is not None:
+        if self.clip_norm is not None and self.exchange is None:
             clip_grad_norm_(parameters, self.clip_norm)
         gradients = [p.grad for p in parameters]
         for p in parameters:

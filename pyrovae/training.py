@@ -20,6 +20,7 @@ from pyrovae.columns import Data, arity, columns
 from pyrovae.compatibility import require
 from pyrovae.data import fingerprint
 from pyrovae.determinism import determinism
+from pyrovae.distributed import Processes
 from pyrovae.epochs import Epoch, validation
 from pyrovae.history import History
 from pyrovae.interruption import Interruption
@@ -32,6 +33,7 @@ from pyrovae.preparation import SchedulerFactory, check_arguments, checked, grou
 from pyrovae.record import CHECKPOINT, Record
 from pyrovae.rng import isolated
 from pyrovae.steps import Step
+from pyrovae.sums import require_sum
 from pyrovae.watch import Watch
 
 __all__ = ["History", "fit"]
@@ -76,6 +78,11 @@ def fit(
     Ctrl-C and SIGTERM end it between two steps. With a folder, a run that was ended, in whatever way, can be resumed:
     a checkpoint is written after each epoch, every five minutes within one, and when it is told to end.
 
+    Where `torch.distributed` was initialised, all its processes call this alike, and train one model on the same
+    batches: each takes a share of every batch and steps along the sum of their gradients, the first one writes. What
+    is no sum over data is refused. The noise of each follows from the seed, the step and the process, so that a run
+    that goes on in as many processes ends bit-identical, and can go on in any other number.
+
     Args:
         vae: the model, changed in place.
         train: data `(N, *event)`, kept on the device if they fit there, else streamed; `data.Intensities` are
@@ -115,9 +122,11 @@ def fit(
 
     Raises:
         MemoryError: if there is not enough memory.
-        ValueError: if data do not suit the likelihood, an argument is out of range, or a checkpoint is of another run.
+        ValueError: if data do not suit the likelihood, an argument is out of range, a checkpoint is of another run, or
+            several processes cannot train what is no sum over data.
         FileNotFoundError: if there is no checkpoint to resume.
         BlockingIOError: if another process trains in the folder.
+        ProcessError: if another process has ended, or failed.
         OSError: if there is no room for a checkpoint; the last one stays.
         FloatingPointError: if loss or gradient of a step, or the ELBO of an epoch, is not finite; of a step,
             `trouble.pt` in the folder keeps the state before it, as a checkpoint does, with the batch.
@@ -148,7 +157,7 @@ def fit(
         max_skips,
         compile and detect_anomaly,
     )
-    device = next(vae.parameters()).device
+    device, processes = next(vae.parameters()).device, Processes.here()
     repeated = determinism(device) if deterministic else nullcontext()
     sizes = {"batch_size": batch_size, "num_particles": getattr(objective, "num_particles", 1)}
     with (
@@ -159,9 +168,12 @@ def fit(
         explained(**sizes),
         ExitStack() as held_until_the_end,
     ):
-        batches = Batches(train, batch_size, shuffle, seed, device, arity(vae))
+        batches = Batches(train, batch_size, shuffle, seed, device, arity(vae), processes)
         objective = ELBO() if objective is None else objective
-        at_a_point = require(vae, objective, checked(vae, train, valid)).at_a_point
+        some = checked(vae, train, valid)
+        at_a_point = require(vae, objective, some).at_a_point
+        if processes.size > 1:
+            require_sum(vae, objective, some, min(batch_size, batches.size), processes.size)
         parameters = groups(vae, encoder_lr)
         if ours := isinstance(objective, Objective):
             objective.to(device).step, objective.num_data = 0, batches.size
@@ -176,13 +188,15 @@ def fit(
         if getattr(schedule, "mode", "min") == "max":
             raise ValueError("ReduceLROnPlateau watches a loss, minus the validation ELBO: leave its mode at 'min'")
         careful = max_skips > 0 or detect_anomaly
-        step = Step(vae, optim, objective, clip_norm, compile, batches.noise, precision, careful, detect_anomaly)
+        step = Step(
+            vae, optim, objective, clip_norm, compile, batches.noise, precision, careful, detect_anomaly, processes
+        )
         epoch = Epoch(vae, step, batches, schedule, max_skips)
         parts = {"vae": vae, "optimizer": optim, "batches": batches, "epoch": epoch}
         parts |= {"objective": objective} if ours else {}
         parts |= {} if schedule is None else {"scheduler": schedule}
         record = Record()
-        if folder is not None:
+        if folder is not None and processes.is_first:
             settings = {
                 "training data": f"{len(train)} data" if batches.unchecked else fingerprint(*columns(train)),
                 "validation data": None if valid is None else fingerprint(*columns(valid)),
@@ -199,6 +213,8 @@ def fit(
             }
             record = Record(Checkpoint(Path(folder) / CHECKPOINT, settings, keep, **parts))
             held_until_the_end.enter_context(record.begin(resume))
+        if processes.size > 1:
+            record.join(processes, Parts(**parts))
         history, watch = record.history, Watch(epoch, Parts(**parts), record.history)
         total, done = epochs * len(batches), len(history) * len(batches) + batches.position
         warm_up = objective.warm_up if ours else 0
@@ -210,21 +226,23 @@ def fit(
             )
         warm_up = math.ceil(warm_up / len(batches))  # in epochs
         steps = total if max_seconds is None else None  # else nobody knows how many
-        bar = tqdm(total=steps, initial=done, disable=not progress, dynamic_ncols=True)
+        bar = tqdm(total=steps, initial=done, disable=not (progress and processes.is_first), dynamic_ncols=True)
         with bar, record.of_trouble(), Interruption() as interruption:
             while not history.is_over(epochs, patience, warm_up, max_seconds):
                 bar.set_description(f"epoch {epoch.number}" + (f"/{epochs}" if max_seconds is None else ""))
                 for _ in watch.steps():
                     bar.update()
-                    if interruption.signal or record.is_due:
+                    number, due = processes.agree(interruption.signal or 0, record.is_due)
+                    if number or due:
                         watch.require_good()
                         record.save()
-                    if interruption.signal:
-                        raise record.interrupted(interruption.signal, epoch)
-                row = epoch.end()
+                    if number:
+                        raise record.interrupted(number, epoch)
+                processes.require_alike(vae)
+                row = processes.same(epoch.end())
                 _require_finite(row, at_a_point)
                 if valid is not None:
-                    row |= validation(vae, valid, valid_num_samples, seed)
+                    row |= validation(vae, valid, valid_num_samples, seed, processes)
                     _require_finite(row, at_a_point)
                 history.append(row)
                 bar.set_postfix(
@@ -234,8 +252,9 @@ def fit(
                 if patience and history.best(warm_up) == row["epoch"]:
                     record.best = {name: value.clone() for name, value in vae.state_dict().items()}
                 record.save()
-                if interruption.signal:
-                    raise record.interrupted(interruption.signal, epoch)
+                (number,) = processes.agree(interruption.signal or 0)
+                if number:
+                    raise record.interrupted(number, epoch)
     if record.best:
         vae.load_state_dict(record.best)
     vae.eval()

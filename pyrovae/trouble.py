@@ -1,6 +1,7 @@
 """Numerical trouble: what is told of a step whose loss or gradient is not finite."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.sites import family
 
-__all__ = ["NotFiniteError", "NumericalError", "Sites", "require_finite", "statistics", "told"]
+__all__ = ["NotFiniteError", "NumericalError", "Sites", "is_of_values", "require_finite", "statistics", "told"]
 
 
 class NotFiniteError(FloatingPointError):
@@ -53,6 +54,11 @@ def require_finite(loss: Any, parameters: Sequence[Tensor], gradients: Sequence[
     off = [value for value in losses if not math.isfinite(value)]
     if off or bad:
         raise NotFiniteError(f"the loss is {off[0]}" if off else "the loss is finite, but not its gradient", bad)
+
+
+def is_of_values(error: Exception) -> bool:
+    """Whether an error of PyTorch is of values in the step, not of what the step is."""
+    return re.search(r"\bnan\b|^Expected parameter", str(error), re.IGNORECASE) is not None
 
 
 def statistics(t: Tensor) -> dict[str, float]:

@@ -10,8 +10,7 @@ from torch import nn
 from pyrovae.checkpoint import Parts, copied
 from pyrovae.epochs import Epoch
 from pyrovae.history import History
-from pyrovae.steps import is_of_values
-from pyrovae.trouble import NotFiniteError, NumericalError, statistics, told
+from pyrovae.trouble import NotFiniteError, NumericalError, is_of_values, statistics, told
 
 __all__ = ["Watch"]
 
@@ -37,6 +36,7 @@ class Watch:
         self.step = epoch.step
         modules = [epoch.vae, *([o] if isinstance(o := self.step.svi.objective, nn.Module) else [])]
         self.names = {p: name for module in modules for name, p in module.named_parameters()}
+        self.alone = epoch.batches.processes.size == 1  # else all must look at the same steps
         self.looked, self.when = 0, time.monotonic()  # at steps of the epoch
         self.since = _LAST_GOOD  # steps since the last good state was kept
         self.good: dict[str, Any] = {}
@@ -52,7 +52,7 @@ class Watch:
             self._keep()
         try:
             for _ in self.epoch.steps():
-                late = time.monotonic() - self.when > _SECONDS
+                late = time.monotonic() - self.when > _SECONDS and self.alone
                 if late or len(self.epoch.totals) - self.looked >= _EVERY:
                     self._look()
                 if self.since >= _LAST_GOOD:
