@@ -9,7 +9,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -25,8 +24,6 @@ from pyrovae.trouble import is_of_values
 __all__ = ["ProcessError", "Processes", "own_gpu", "started"]
 
 T = TypeVar("T")
-
-_TIMEOUT = timedelta(minutes=10)  # after which a process that does not answer is given up
 
 
 class ProcessError(RuntimeError):
@@ -122,8 +119,6 @@ class Processes:
         own = [torch.zeros_like(p) if g is None else g for p, g, have in which if have]
         parts = [torch.as_tensor(loss, device=held[0].device), *([] if terms is None else [terms]), *own]
         flat = torch.cat([part.reshape(-1) for part in parts])
-        if self.idle:
-            flat.zero_()
         self.sum(flat)
         each = zip(flat.split([part.numel() for part in parts]), parts, strict=True)
         sums = iter([total.view(part.shape).to(part.dtype) for total, part in each])
@@ -131,7 +126,9 @@ class Processes:
         return [loss, terms, *(next(sums) if have else None for have in self._have)]
 
     def sum(self, t: Tensor) -> Tensor:
-        """The sum of all processes' tensors, in place."""
+        """The sum over all processes of what each has of its share of the batch, in place."""
+        if self.idle:
+            t.zero_()
         if self.size > 1:
             self._together(dist.all_reduce, t)
         return t
@@ -157,11 +154,11 @@ class Processes:
     @contextmanager
     def in_turn(self) -> Iterator[None]:
         """Within, the first process goes ahead of the others, which then find what it downloaded."""
-        if self.size > 1 and not self.is_first:
-            self._together(dist.barrier)
+        if not self.is_first:
+            self.agree(0)
         yield
-        if self.size > 1 and self.is_first:
-            self._together(dist.barrier)
+        if self.is_first:
+            self.agree(0)
 
     def require_alike(self, vae: Model) -> None:
         """Refuse to go on with models that are no longer the same, as on machines that round otherwise.
@@ -192,7 +189,7 @@ class Processes:
         each = torch.stack([*found.elbo, *found.log_likelihood])  # (7, its share)
         whole = each.new_zeros(len(each), n)
         whole[:, mine[0] : mine[-1] + 1] = each
-        self.sum(whole)
+        self._together(dist.all_reduce, whole)
         return evaluation.Scores(evaluation.ELBO(*whole[:4]), evaluation.LogLikelihood(*whole[4:]))
 
     def _together(self, collective: Callable, *args: Any) -> None:
@@ -220,7 +217,7 @@ def started() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     with warnings.catch_warnings():
         if dist.get_rank():
             warnings.simplefilter("ignore")
