@@ -21,11 +21,11 @@ def _join(rank, size, store, function, args):
 
 
 def scripts_together(folder, size, script, *arguments):
-    """Run a script in each process, as the command line would; exit codes, and what each wrote."""
+    """Run a script in each process, as the command line would; exit codes, and what each wrote, errors last."""
     port = _free_port()
     processes = [fresh.start(_script, rank, size, port, folder, script, arguments) for rank in range(size)]
     codes = [fresh.finish(process) for process in processes]
-    return codes, [(folder / f"{rank}.out").read_text() for rank in range(size)]
+    return codes, [(folder / f"{rank}.out").read_text() + (folder / f"{rank}.err").read_text() for rank in range(size)]
 
 
 def _free_port():
@@ -36,5 +36,5 @@ def _free_port():
 def _script(rank, size, port, folder, script, arguments):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    out = folder / f"{rank}.out"
-    fresh._script(folder, str(fresh.SCRIPTS / script), [str(a) for a in arguments], out, out)
+    out, err = folder / f"{rank}.out", folder / f"{rank}.err"
+    fresh._script(folder, str(fresh.SCRIPTS / script), [str(a) for a in arguments], out, err)
