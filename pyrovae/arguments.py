@@ -76,6 +76,7 @@ def tensor(name: str, value: Any) -> Tensor:
         ValueError: if the value is none.
 
     Example:
+        >>> import torch
         >>> tensor("index", torch.zeros(1))
         tensor([0.])
     """

@@ -1,5 +1,6 @@
 """Data larger than memory: rows of a NumPy file, read as they are asked for."""
 
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,7 +114,10 @@ def require_room(path: Path) -> None:
     """Refuse a file that would not fit in memory, as it is and in floating point, whole and split."""
     if path.suffix != ".npy" or not path.is_file() or (free := available()) is None:
         return
-    array = _open(path)
+    try:
+        array = _open(path)
+    except ValueError:  # of which its reader tells
+        return
     needed = array.size * (array.itemsize + 2 * 4)
     if needed > free:
         raise ValueError(
@@ -125,7 +129,7 @@ def require_room(path: Path) -> None:
 def _open(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ValueError(f"'{path}' cannot be read as a NumPy file of numbers: {reason}") from error
 

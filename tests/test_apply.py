@@ -35,12 +35,12 @@ def test_a_task_is_kept_in_its_folder(folder, capsys):
     [
         ("generate --seed -1", "seed must be from 0"),
         (f"compress --seed {2**70}", "seed must be from 0"),
-        ("generate --components 0", "give from 1 to 600"),
-        ("augment --num_test -5", "num_test must be at least 1, not -5"),
-        ("denoise --num_data 0", "test data must be at least 2, not 0"),
-        ("detect --num_data -1", "test data must be at least 2, not -1"),
-        ("impute --num_data 1", "test data must be at least 2, not 1"),
-        ("impute --num_imputations 0", "num_imputations must be at least 2, not 0"),
+        ("generate --components 0", "components must be a whole number of at least 1, not 0"),
+        ("augment --num_test -5", "num_test must be a whole number of at least 1, not -5"),
+        ("denoise --num_data 0", "test data must be a whole number of at least 2, not 0"),
+        ("detect --num_data -1", "num_data must be a whole number of at least 1, not -1"),
+        ("impute --num_data 1", "test data must be a whole number of at least 2, not 1"),
+        ("impute --num_imputations 0", "num_imputations must be a whole number of at least 2, not 0"),
     ],
 )
 def test_what_is_out_of_range_is_refused(folder, arguments, words):
@@ -53,7 +53,7 @@ def test_what_is_out_of_range_is_refused(folder, arguments, words):
 def test_of_one_test_datum_nothing_is_told(digits_run, task):
     dataset = digits_run.dataset
     labels = dataset.labels._replace(test=dataset.labels.test[:1])
-    with pytest.raises(ValueError, match="test data must be at least 2, not 1"):
+    with pytest.raises(ValueError, match="test data must be a whole number of at least 2, not 1"):
         tasks.TASKS[task](digits_run._replace(dataset=replace(dataset, test=dataset.test[:1], labels=labels)))
 
 

@@ -125,6 +125,11 @@ def finished(tmp_path_factory):
 # What it makes -------------------------------------------------------------------------------------------------------
 
 
+def scores_in(path):
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
 def test_a_comparison_keeps_tables_figures_and_a_run_for_each_entry_and_seed(finished):
     cells = {f"cells/{name}/seed-{seed}" for name in ("ELBO", "IWAE", "mixture") for seed in (0, 1)}
     assert {str(cell.folder.relative_to(finished.folder)) for cell in finished.cells} == cells
@@ -537,7 +542,7 @@ def test_one_entry_or_one_seed_makes_a_table_too(tmp_path):
     assert not list((tmp_path / "figures").glob("differences*"))
     with_another = compare(tmp_path, "--epochs", "1", "--entries", "alone:", "other: --latent_dim 2", "--seeds", "3")
     assert len(list((tmp_path / "figures").glob("differences*"))) == 2
-    values = [np.load(tmp_path / "cells" / name / "seed-3" / "scores.npz")["elbo"] for name in ("other", "alone")]
+    values = [scores_in(tmp_path / "cells" / name / "seed-3" / "scores.npz")["elbo"] for name in ("other", "alone")]
     row = with_another.differences.iloc[0]
     interval = stats.ttest_rel(*(value.astype(float) for value in values)).confidence_interval(0.95)
     assert (row.low, row.high) == pytest.approx(interval, rel=1e-5)
@@ -571,7 +576,7 @@ def test_discrete_entries_have_the_particles_that_their_estimators_take(tmp_path
     assert [evaluations[name] / TRAIN_SIZE for name in ("VIMCO", "sum")] == [3, 4]
     for name in ("VIMCO", "sum"):
         cell = tmp_path / "cells" / name / "seed-0"
-        run, scores = runs.load(cell), np.load(cell / "scores.npz")
+        run, scores = runs.load(cell), scores_in(cell / "scores.npz")
         z = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]])
         x = run.dataset.test[:TIGHT]
         with torch.no_grad():
@@ -594,7 +599,7 @@ def test_a_linear_decoder_is_scored_against_its_exact_evidence(tmp_path, monkeyp
     means, bounds = [], []
     for seed in (0, 1):
         folders = [tmp_path / "cells" / name / f"seed-{seed}" for name in ("linear", "deep")]
-        linear, deep = (np.load(folder / "scores.npz") for folder in folders)
+        linear, deep = (scores_in(folder / "scores.npz") for folder in folders)
         assert math.isnan(deep["exact"])
         run = runs.load(folders[0])
         layer = run.vae.likelihood.network.layers[-1]
@@ -673,7 +678,7 @@ def test_a_density_of_grey_values_is_shown_as_not_comparable_with_the_reason(on_
     (histories,), (_, bounds, exact) = on_grey.drawn["learning_curves"], on_grey.drawn["tightness"]
     assert list(histories) == list(bounds) == ["Normal", "wide", "DiscretizedLogistic"]
     cells = [on_grey.folder / "cells" / "wide" / f"seed-{seed}" for seed in (0, 1)]
-    expected = np.mean([np.load(cell / "scores.npz")["exact"] for cell in cells]) - 16 * math.log(256)
+    expected = np.mean([scores_in(cell / "scores.npz")["exact"] for cell in cells]) - 16 * math.log(256)
     assert exact == {"wide": pytest.approx(expected)}
     for name, shift in (("Normal", -16 * math.log(256)), ("DiscretizedLogistic", 0)):
         cell = on_grey.folder / "cells" / name / "seed-1"
@@ -681,7 +686,7 @@ def test_a_density_of_grey_values_is_shown_as_not_comparable_with_the_reason(on_
         for key in ("valid_elbo", "valid_log_likelihood"):
             assert [r[key] for r in histories[name][1]] == pytest.approx((kept[key] + shift).tolist())
         assert [r["elbo"] for r in histories[name][1]] == pytest.approx(kept["elbo"].tolist())
-        of = [np.load(cell.with_name(f"seed-{seed}") / "scores.npz")["bounds"] for seed in (0, 1)]
+        of = [scores_in(cell.with_name(f"seed-{seed}") / "scores.npz")["bounds"] for seed in (0, 1)]
         assert bounds[name] == pytest.approx((np.mean(of, 0) + shift).tolist())
 
 

@@ -86,10 +86,10 @@ def test_a_script_that_lacks_memory_ends_with_one_line_and_code_2(capsys):
 
 
 def test_a_batch_beyond_all_memory_is_told(tmp_path):
-    arguments = ["--objective.num_particles", 10**12, "--epochs", 1, "--out", "run"]
+    arguments = ["--objective.num_particles", 10**9, "--epochs", 1, "--out", "run"]
     code, _, err = fresh.run_script(tmp_path, "train.py", *arguments)
     assert code == 2
     assert err.splitlines()[-1].startswith("error: not enough memory: ")
-    assert f"batch_size (which is 64), num_particles (which is {10**12})" in err
+    assert f"batch_size (which is 64), num_particles (which is {10**9})" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()

@@ -86,4 +86,4 @@ def test_clusters_are_found_without_labels():
 
 def test_other_priors_are_refused():
     with pytest.raises(ValueError, match="must be normals"):
-        MixtureVAE(priors.StandardNormal(2), None, None)
+        MixtureVAE(priors.StandardNormal(2), likelihoods.Bernoulli(networks.MLP(2, 3)), networks.MLP(3, 4))

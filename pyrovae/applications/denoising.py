@@ -58,9 +58,9 @@ def denoise(vae: VAE, corrupted: Tensor, corruption: Corruption, num_samples: in
         >>> from pyrovae.exact import LinearGaussian
         >>> model = LinearGaussian(latent_dim=2, data_dim=5, scale=0.1)
         >>> noise, x = GaussianNoise(0.5), model.sample(100)
-        >>> means = denoise(model.vae, noise(x), noise).mean
-        >>> (noise(x) - x).square().mean(), (means - x).square().mean()
-        (tensor(0.24...), tensor(0.1...))
+        >>> seen = noise(x)
+        >>> (denoise(model.vae, seen, noise).mean - x).square().mean() < 0.7 * (seen - x).square().mean()
+        tensor(True)
     """
     require_one_vector(vae, corrupted, "denoising")
     if num_samples < 1:
