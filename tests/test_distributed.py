@@ -265,15 +265,10 @@ def test_there_are_data_for_each_process():
 
 def test_the_script_trains_in_several_processes(tmp_path):
     small = ["--encoder_network.hidden", "[8]", "--decoder_network.hidden", "[8]", "--latent_dim", "2"]
-    command = ["train.py", "--epochs", "2", "--num_samples", "2", *small]
-    codes, written = scripts_together(tmp_path, 2, *command)
+    codes, written = scripts_together(tmp_path, 2, "train.py", "--epochs", "2", "--num_samples", "2", *small)
     assert codes == [0, 0], written
     assert written[1] == ""
     assert f"kept in {os.path.join('runs', 'digits')}\n" in written[0]
     run = runs.load(tmp_path / "runs" / "digits")
     assert len(run.history) == 2
     assert (tmp_path / "runs" / "digits" / "figures" / "training_curves.png").exists()
-    codes, written = scripts_together(tmp_path, 2, *command, "--out", "runs/digits")
-    assert codes == [2, 2]
-    assert "keeps a run already" in written[0]
-    assert written[1].startswith("process 1: error: ")
