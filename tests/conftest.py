@@ -2,6 +2,7 @@ import builtins
 import gc
 import io
 import os
+import signal
 import urllib.request
 from urllib.error import URLError
 
@@ -14,6 +15,9 @@ from data_files import write_few_digits
 from pyrovae import runs
 
 matplotlib.use("Agg")
+
+# Who starts the tests in the background may have had Ctrl-C ignored, which is left to them as a user's would be.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without a GPU, torch keeps a stack trace of each seed for when there will be one, 0.4 ms each, and asks the driver how
 # many there are each time it forks the random state.

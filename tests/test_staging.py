@@ -219,7 +219,7 @@ def family_data(kind):
 def test_every_model_of_the_family_is_staged(uncompiled, kind):
     objective = FAMILY.get(kind, objectives.ELBO())
     # Codes start anew once they have not been used for a while.
-    assert_same(lambda: (family(kind).double(), objective, *family_data(kind)), steps=50 if "averages" in kind else 12)
+    assert_same(lambda: (family(kind).double(), objective, *family_data(kind)), steps=50 if "codes" in kind else 12)
     assert len(uncompiled) == 1
 
 
@@ -654,7 +654,7 @@ def test_evaluation_is_the_same(uncompiled, monkeypatch):
         toy(gradient="ScoreFunction", prior="Bernoulli", encoder="Bernoulli"),
         toy(objective="RWS", gradient="Sleep", prior="MixtureOfNormals"),
         toy(lambda: objectives.BetaTCVAE(stratified=True, num_data=100)),
-        toy(lambda: objectives.FactorVAE(discriminator=networks.MLP(toys.D, 1, hidden=()))),
+        toy(lambda: objectives.FactorVAE(toys.K, discriminator=networks.MLP(toys.D, 1, hidden=()))),
         toy(objective="WAE"),
     ],
 )
