@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from pyrovae.model import Model
@@ -19,16 +20,17 @@ def columns(data: Data) -> tuple[Tensor, ...]:
         data: x `(N, *event)`, or a tuple that begins with it.
 
     Raises:
-        ValueError: if they are no tensors with a row for each datum, or not of the same data.
+        ValueError: if they are no dense tensors with a row for each datum, or not of the same data.
 
     Example:
-        >>> import torch
         >>> [len(t) for t in columns((torch.zeros(3, 5), torch.ones(3)))]
         [3, 3]
     """
     found = data if isinstance(data, tuple) else (data,)
     if not found or not all(isinstance(t, Tensor) and t.dim() for t in found):
         raise ValueError("data are a tensor (N, ...), or a tuple of such that begins with x")
+    if any(t.layout is not torch.strided or t.is_meta for t in found):
+        raise ValueError("data must be dense tensors that hold values: give x.to_dense() in place of a sparse x")
     if len({len(t) for t in found}) != 1:
         raise ValueError(f"what is known of the data has {', '.join(str(len(t)) for t in found)} rows: give each one")
     return found

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from pyrovae import catalogue
 from pyrovae.distributed import ProcessError, Processes
@@ -19,6 +19,10 @@ from pyrovae.memory import explained, limited
 __all__ = ["MISTAKES", "Parser", "PlainParser", "command"]
 
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFoundError)  # what a user can put right
+
+
+# Options may come with a run of somebody else's: none names what starts programs or reads pickles, as `os.system` does.
+set_parsing_settings(import_path_denylist=[])
 
 
 class Parser(ArgumentParser):

@@ -280,7 +280,7 @@ def _name(name: str) -> str:
 
 
 def _check_numbers(x: np.ndarray, name: str) -> None:
-    if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
+    if x.dtype.kind not in "iuf":
         raise ValueError(f"{name} holds {x.dtype} where numbers are needed")
     if x.ndim < 2:
         raise ValueError(f"{name} has the shape {x.shape}: the first dimension counts data, give at least two")
@@ -314,17 +314,18 @@ def _table(path: Path, missing: bool) -> Source:
     """A row for each datum; labels, numbers or names, in a column called y, label or class."""
     table = readers.table(path)
     named_so = [name for name in table if str(name).strip().lower() in ("y", "label", "class")]
-    for name in named_so if missing else table:
-        if (lacking := table[name].isna()).any():
+    lacking = table.isna().to_numpy()  # (N, columns): pandas takes long for many columns, one by one
+    for name in table.columns[lacking.any(0)]:
+        if not missing or name in named_so:
             way_out = "" if name in named_so else f", {TO_LEARN_FROM_THE_REST}"
             raise ValueError(
-                f"'{path}' has no value in column {told(name)} of datum {lacking.argmax()}: remove or impute "
-                f"it{way_out}"
+                f"'{path}' has no value in column {told(name)} of datum {table[name].isna().argmax()}: "
+                f"remove or impute it{way_out}"
             )
     if len(named_so) > 1:
         raise ValueError(f"'{path}' has columns {told(' and '.join(named_so))}: labels are in one of them alone")
-    x = table.drop(columns=named_so)
-    for name in x:
+    x = table.drop(columns=named_so) if named_so else table
+    for name in x.columns[[dtype.kind not in "iuf" for dtype in x.dtypes]]:
         if (text := pd.to_numeric(x[name], errors="coerce").isna() & x[name].notna()).any():
             raise ValueError(
                 f"'{path}' holds '{told(x[name][text.argmax()])}' in column {told(name)} of datum {text.argmax()}, "
@@ -335,7 +336,7 @@ def _table(path: Path, missing: bool) -> Source:
         y = table[named_so[0]].to_numpy()
         y = y if np.issubdtype(y.dtype, np.number) else np.unique(y.astype(str), return_inverse=True)[1]
         y = _labels(y, y, path)
-    return _random_split(Part(torch.from_numpy(x.to_numpy(np.float32)), y), "none", levels=None)
+    return _random_split(Part(torch.from_numpy(x.to_numpy(np.float32, copy=True)), y), "none", levels=None)
 
 
 def _labels(y: np.ndarray | None, x: np.ndarray, path: Path) -> Tensor | None:
