@@ -66,11 +66,11 @@ class Parser(ArgumentParser):
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """What jsonargparse lets through of a value's trouble is an error of the command line."""
+        """Whatever jsonargparse raises on options that nobody meant for it is an error of the command line."""
         try:
             yield
-        except (OverflowError, RecursionError, UnicodeError) as error:
-            self.error(f"a value cannot be read: {error}")
+        except Exception as error:
+            self.error(f"the options cannot be read: {error}")
 
     def validate(self, *args: Any, **kwargs: Any) -> None:
         """Refuse what does not conform; null too, as in a file that was cut off, where an option needs a value."""
