@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from pyrovae import data, readers, runs
+from pyrovae import checkpoint, data, readers, runs
 
 CHEAP = settings(
     derandomize=True,
@@ -296,7 +296,9 @@ def copy_of(run, kept, **changed):
     state = torch.load(kept / runs.CHECKPOINT, weights_only=True)
     for name, value in changed.items():
         state[name] = value
-    torch.save(state, kept / runs.CHECKPOINT)
+    content = io.BytesIO()
+    torch.save(state, content)
+    (kept / runs.CHECKPOINT).write_bytes(checkpoint.signed(content.getvalue()))
     return kept
 
 
