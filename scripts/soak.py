@@ -151,6 +151,7 @@ def soak(folder: Path, arguments: list[str], kills: int, seed: int, longest: flo
             shutil.rmtree(run)
         else:
             found["different"] += 1
+        print(f"{folder.name}: {json.dumps(found)}", flush=True)
     return {**found, "seconds": round(time.monotonic() - begin, 1)}
 
 
