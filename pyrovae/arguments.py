@@ -1,7 +1,6 @@
 """Arguments of constructors: one that makes no sense is refused by its name at once, not when it is used."""
 
 import math
-from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -37,9 +36,13 @@ def wholes(name: str, values: Any, least: int = 1) -> tuple[int, ...]:
         >>> wholes("hidden", [400, 200])
         (400, 200)
     """
-    if not isinstance(values, Iterable) or isinstance(values, str):
-        raise ValueError(f"{name} must be whole numbers, such as (128, 128), not {values!r}")
-    return tuple(whole(f"each of {name}", value, least) for value in values)
+    try:
+        if isinstance(values, str):
+            raise TypeError
+        return tuple(whole(name, value, least) for value in values)
+    except (TypeError, ValueError):
+        sentence = f"{name} must be whole numbers of at least {least}, such as (128, 128), not {values!r}"
+        raise ValueError(sentence) from None
 
 
 def number(

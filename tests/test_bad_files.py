@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from pyrovae import checkpoint, data, readers, runs
+from pyrovae.hostile_files import Format, in_png, in_zip
 
 CHEAP = settings(
     derandomize=True,
@@ -393,7 +394,7 @@ def read_by_first_byte(folder):
 
 
 def test_every_end_of_a_reader_is_told_apart(fuzz, tmp_path):
-    form = fuzz.Format({"x": b""}, "x", read_by_first_byte)
+    form = Format({"x": b""}, "x", read_by_first_byte)
     read = fuzz.Reader({"x": form}, memory=2**30, seconds=0.5)
     found = {}
     for kind in "avlkmhcsb":
@@ -412,7 +413,7 @@ def test_inputs_follow_from_the_seed_and_bad_ones_are_kept(fuzz, tmp_path):
     def inputs(seed, out):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fuzz, "outcome", lambda read, folder, expected: ("traceback", "x"))
-            table = fuzz.fuzz({"x": fuzz.Format({"x": bytes(50)}, "x", lambda folder: "")}, seed, 0.3, out, 2**30, 9)
+            table = fuzz.fuzz({"x": Format({"x": bytes(50)}, "x", lambda folder: "")}, seed, 0.3, out, 2**30, 9)
         assert table.loc["x", "traceback"] == len([*out.glob("*-x")]) > 3
         return [(out / f"{seed}-{i}-traceback-x").read_bytes() for i in range(3)]
 
@@ -422,14 +423,14 @@ def test_inputs_follow_from_the_seed_and_bad_ones_are_kept(fuzz, tmp_path):
     assert len({*first}) == 3
 
 
-def test_changes_inside_leave_checksums_right(fuzz):
+def test_changes_inside_leave_checksums_right():
     content = zipped(**{"a": bytes(500), "b": b"1" * 500})
     image = png(4, 4, *[bytes(13)] * 4)
     for i in range(10):
         random = np.random.default_rng(i)
-        with zipfile.ZipFile(io.BytesIO(fuzz.in_zip(content, random))) as archive:
+        with zipfile.ZipFile(io.BytesIO(in_zip(content, random))) as archive:
             assert archive.testzip() is None
-        found = fuzz.in_png(image, random)
+        found = in_png(image, random)
         at = 8
         while at < len(found):
             size = int.from_bytes(found[at : at + 4])
