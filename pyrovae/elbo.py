@@ -99,6 +99,7 @@ class ELBO(Objective):
             self.restriction = "as beta weights log p(x | z) and log q differently"
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.beta, self.free_bits, self.capacity, self.analytic_kl = beta, free_bits, capacity, analytic_kl
+        self.additive = not free_bits and capacity is None
 
     def why_not(self, gradient: Gradient) -> str:
         """The reason why an estimator is not among those of the objective."""
@@ -142,11 +143,10 @@ class ELBO(Objective):
 
     def scaled(self, densities: LogDensities) -> tuple[LogDensities, float | Tensor]:
         """Log-densities to reduce, if need be each with its own scale, as the ELBO is linear in them."""
-        linear = not self.free_bits and self.capacity is None
-        if linear and not densities.scaled_alike:
+        if self.additive and not densities.scaled_alike:
             return densities.scaled(), 1.0
         densities, scale = super().scaled(densities)
-        if not linear and isinstance(scale, Tensor) and len(scale) > 1:
+        if not self.additive and isinstance(scale, Tensor) and len(scale) > 1:
             raise ValueError(
                 "free bits and capacity are of the batch's mean KL, so data cannot have scales of their own"
             )

@@ -38,6 +38,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
     """
 
     faithful = True  # whether its draws are draws of q(z | x), from which the ELBO can be told too
+    additive = True  # whether it is a sum over data
     routed = False  # whether it weights the gradients by theta and through z differently
     numbers: tuple[str, ...] = ("step",)  # attributes that a compiled step takes as they are in each step
     num_data: int | None = None  # N, of which a step has some, as `fit` tells it

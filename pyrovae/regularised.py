@@ -29,6 +29,7 @@ class Regularised(Objective):
         chunk: draws that the model is run for at a time, and again in the backward pass, to bound memory; None is all.
     """
 
+    additive = False
     estimators = (Pathwise,)
     of_one_site = False  # whether it is for guides of one latent site alone
 

@@ -10,7 +10,6 @@ from pyrovae.evaluation import evaluating
 from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
-from pyrovae.regularised import Regularised
 from pyrovae.rng import isolated
 from pyrovae.sites import sample_sites
 
@@ -36,11 +35,10 @@ def require_sum(vae: Model, objective: pyro.infer.ELBO, data: tuple[Tensor, ...]
         raise ValueError(
             f"there are {size} processes for batches of {batch_size} data: start no more than {batch_size}"
         )
-    ours = isinstance(objective, Objective) and not isinstance(objective, Regularised)
-    if not ours and type(objective) not in _SUMS:
+    if not (objective.additive if isinstance(objective, Objective) else type(objective) in _SUMS):
         raise ValueError(
             f"{type(objective).__name__} is not a sum over data, as far as is known, which several processes need: "
-            f"train in one, or use another of pyrovae.objectives, such as ELBO or IWAE"
+            f"train in one, or use another of pyrovae.objectives, such as IWAE, or ELBO without free_bits and capacity"
         )
     modules = [*vae.modules(), *(objective.modules() if isinstance(objective, nn.Module) else ())]
     if found := [m for m in modules if isinstance(m, _BatchNorm)]:

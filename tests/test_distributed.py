@@ -243,6 +243,8 @@ def point(kind=Autoencoder, normalization=None):
     ("vae", "objective", "message"),
     [
         (make_vae(), objectives.FactorVAE(), "FactorVAE is not a sum over data"),
+        (make_vae(), objectives.ELBO(free_bits=0.1), "ELBO is not a sum over data"),
+        (make_vae(), objectives.ELBO(capacity=1.0), "ELBO is not a sum over data"),
         (make_vae(), RenyiELBO(), "RenyiELBO is not a sum over data"),
         (point(normalization="batch"), objectives.ELBO(), "BatchNorm normalises by a whole batch"),
         (point(Odd), objectives.ELBO(), "site 'all' is not in a plate of the data"),
