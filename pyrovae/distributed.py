@@ -110,8 +110,8 @@ class Processes:
         if failure is not None:
             raise failure
         if code:
-            where = "a value is nan" if code == 2 else "a step failed"
-            raise ProcessError(f"{where} in another of the {self.size} processes, which tells of it")
+            what = "a value is nan" if code == 2 else "a step failed"
+            raise ProcessError(f"{what} in another of the {self.size} processes, which tells of it")
         held = parameters()
         if first:
             self._have = [bool(flag) for flag in self.agree(*(g is not None for g in own))]
@@ -150,6 +150,15 @@ class Processes:
         held = [buffer.getvalue()]
         self._together(dist.broadcast_object_list, held, 0, None, torch.device("cpu"))
         return value if self.is_first else torch.load(io.BytesIO(held[0]), map_location="cpu", weights_only=True)
+
+    def each(self, value: T) -> list[T]:
+        """What each process gives, plain values and tensors in any nesting, of several on the CPU."""
+        if self.size == 1:
+            return [value]
+        buffer, held = io.BytesIO(), [b""] * self.size
+        torch.save(value, buffer)
+        self._together(dist.all_gather_object, held, buffer.getvalue())
+        return [torch.load(io.BytesIO(own), map_location="cpu", weights_only=True) for own in held]
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:

@@ -119,20 +119,25 @@ class Watch:
         """Tell of the step that was to be taken; all is as it was before."""
         epoch, batches, indices = self.epoch, self.epoch.batches, self.epoch.batches.indices
         sites = self.step.examine(*epoch.batch)
+        batch = [t.as_subclass(torch.Tensor) for t in epoch.batch]
+        own = {"error": str(error), "where": sites.first_off(), "sites": sites.found, "batch": batch}
+        each = batches.processes.each(own)[: len(indices)]  # without those that had no datum
+        off = next((found for found in each if found["where"]), each[0])
+        batch = [torch.cat(shares) for shares in zip(*(found["batch"] for found in each), strict=True)]
         gradients = {self.names[p]: found for p, found in error.gradients.items()}
-        where = sites.first_off()
+        where = off["where"]
         if where is None and gradients:
             (name, found), more = next(iter(gradients.items())), len(gradients) - 1
             where = f"the gradient by {name}{f' and {more} more' if more else ''} is {told(found)}"
         step = (epoch.number - 1) * len(batches) + batches.position
         data = ", ".join(map(str, indices[:8].tolist())) + (", ..." if len(indices) > 8 else "")
         message = (
-            f"{error} in step {step}, batch {batches.position} of epoch {epoch.number}, of data {data} ({len(indices)} "
-            f"in all): {f'{where}; ' if where else ''}x goes {told(statistics(epoch.batch[0]))}, the parameters "
-            f"{told(statistics(torch.cat([p.detach().flatten() for p in self.names])))}; try a smaller learning rate "
-            f"or clip_norm, and look for extreme values in the data; the model is as it was before that step"
+            f"{off['error']} in step {step}, batch {batches.position} of epoch {epoch.number}, of data {data} "
+            f"({len(indices)} in all): {f'{where}; ' if where else ''}x goes {told(statistics(batch[0]))}, the "
+            f"parameters {told(statistics(torch.cat([p.detach().flatten() for p in self.names])))}; try a smaller "
+            f"learning rate or clip_norm, and look for extreme values in the data; the model is as it was before that "
+            f"step"
         )
         batches.position -= 1
-        given = [t.as_subclass(torch.Tensor) for t in epoch.batch]
-        details = {"step": step, "batch": given, "indices": indices, "sites": sites.found, "gradients": gradients}
+        details = {"step": step, "batch": batch, "indices": indices, "sites": off["sites"], "gradients": gradients}
         raise NumericalError(message, details) from error

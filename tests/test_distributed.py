@@ -211,6 +211,21 @@ def test_what_fails_in_one_fails_in_all(tmp_path):
     assert rows == same_rows
 
 
+def overflow(rank, folder):
+    x, vae = make_data(22), make_vae()
+    first = next(module for module in vae.encoder.modules() if isinstance(module, torch.nn.Linear))
+    first.register_forward_hook(lambda _, given, out: out / (given[0] != x[-1].flatten()).any(-1, keepdim=True))
+    with pytest.raises(FloatingPointError, match=r"in step 1, .*: at site 'z' \(Normal\) loc is"):
+        quiet(vae, x, batch_size=22, folder=folder)
+
+
+def test_the_trouble_of_one_is_told_and_kept_with_the_whole_batch(tmp_path):
+    assert together(tmp_path, 3, overflow, tmp_path / "run") == [0, 0, 0]
+    kept = read(tmp_path / "run" / "trouble.pt")["values"]["trouble"]
+    assert torch.equal(kept["batch"][0], make_data(22)[kept["indices"]])
+    assert kept["sites"][0]["statistics"]["loc"]["nan"] > 0
+
+
 # What is no sum over data ---------------------------------------------------------------------------------------------
 
 
