@@ -206,8 +206,8 @@ class Processes:
             collective(*args)
         except RuntimeError as error:
             raise ProcessError(
-                f"another of the {self.size} processes has ended, or does not answer: the run stops, and can be "
-                f"resumed from its last checkpoint"
+                f"another of the {self.size} processes has ended, or does not answer, so all stop: a training can be "
+                f"resumed from its last checkpoint, if it has one"
             ) from error
 
 

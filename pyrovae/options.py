@@ -1,11 +1,14 @@
 """Options: how a command line is read, and how a mistake in it is told, in one line and with exit code 2."""
 
 import argparse
+import json
+import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -109,17 +112,29 @@ def command(main: Callable[[], None], interrupted: str = "--resume goes on from 
     try:
         with limited(), explained():
             main()
-    except (*MISTAKES, ProcessError) as error:
+    except ProcessError as error:  # what the other one tells matters more
+        _write(f"error: {error}")
+        sys.exit(2)
+    except MISTAKES as error:
         _tell(f"error: {_one_line(str(error))}")
         sys.exit(2)
     except KeyboardInterrupt as stop:
         told = f"{stop}: " if isinstance(stop, Interrupted) else ""
         if Processes.here().is_first:
-            _tell(f"interrupted: {told}{interrupted}")
+            _write(f"interrupted: {told}{interrupted}")
         sys.exit(128 + (stop.signal if isinstance(stop, Interrupted) else signal.SIGINT))
 
 
 def _tell(line: str) -> None:
+    """Write what was wrong; `torchrun` says it once more, as the cause, after a traceback of its own."""
+    _write(line)
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        message = {"message": line, "extraInfo": {"timestamp": int(time.time())}}
+        with suppress(OSError):
+            Path(path).write_text(json.dumps({"message": message}))
+
+
+def _write(line: str) -> None:
     """Write a line at once, with the number of the process unless it is the first one."""
     rank = Processes.here().rank
     sys.stderr.write(f"{f'process {rank}: ' if rank else ''}{line}\n")

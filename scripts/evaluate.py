@@ -4,12 +4,13 @@ With `--report` it is diagnosed, too: how tight the bounds are, what is to blame
 whether the model is any good, in one page, `report.html` in the run's folder, and in words at the end of the output.
 With `--export` the latent variables of the first thousand test data are written for ArviZ, to `inference_data.nc`, and
 for TensorBoard, to the folder `projector`, and the weights, to hand on, to `weights.safetensors`.
+In several processes, each scores a share of the data: `torchrun --nproc-per-node 2 scripts/evaluate.py ...`
 """
 
 import json
 from pathlib import Path
 
-from pyrovae import diagnosis, export, options, page, runs, section
+from pyrovae import diagnosis, distributed, export, options, page, runs, section
 from pyrovae.files import whole, write_json
 from pyrovae.one_vector import require_one_vector
 
@@ -33,12 +34,18 @@ def main(arguments: list[str] | None = None) -> None:
     choices = parser.parse_args(arguments)
     if choices.export:
         export.require("arviz_base", "h5netcdf", "tensorboard", "safetensors")  # before hours of work
-    run, folder = runs.load(choices.run), Path(choices.run)
-    for what in ("report", "json", "export"):
-        if choices[what]:
-            require_one_vector(run.vae, run.dataset.test, f"--{what}")
-    num_samples = run.options.num_samples if choices.num_samples is None else choices.num_samples
-    print(json.dumps(runs.report(run, folder, num_samples, choices.tsne), indent=2))
+    folder = Path(choices.run)
+    with distributed.started():
+        with distributed.Processes.here().in_turn():
+            run = runs.load(folder)
+        for what in ("report", "json", "export"):
+            if choices[what]:
+                require_one_vector(run.vae, run.dataset.test, f"--{what}")
+        num_samples = run.options.num_samples if choices.num_samples is None else choices.num_samples
+        metrics = runs.report(run, folder, num_samples, choices.tsne)
+    if metrics is None:  # the first process goes on alone
+        return
+    print(json.dumps(metrics, indent=2))
     if choices.report or choices.json:
         sections = list(diagnosis.diagnose(run, num_samples))
         if choices.report:

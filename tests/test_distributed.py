@@ -1,5 +1,6 @@
 """Several processes train the model that one would, and end alike when one of them ends."""
 
+import json
 import os
 import signal
 import sys
@@ -12,12 +13,13 @@ import torch
 from programs import in_step, make_data, make_vae, parameters, same
 from pyro.infer import RenyiELBO
 from together import scripts_together, together
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import TensorDataset
 
 from pyrovae import Autoencoder, baselines, fit, gradients, likelihoods, networks, objectives, options, runs
 from pyrovae.checkpoint import read
-from pyrovae.distributed import Processes
+from pyrovae.distributed import ProcessError, Processes
 from pyrovae.exact import LinearGaussian
 from pyrovae.interruption import Interrupted
 from pyrovae.sums import require_sum
@@ -176,10 +178,22 @@ def die(rank, folder):
 
 def test_where_one_dies_the_others_end_with_a_sentence_and_the_checkpoint_is_whole(tmp_path):
     assert together(tmp_path, 3, die, tmp_path) == [2, 9, 2]
-    line = "error: another of the 3 processes has ended, or does not answer: the run stops, and can be resumed from its"
-    assert (tmp_path / "0.err").read_text() == f"{line} last checkpoint\n"
-    assert (tmp_path / "2.err").read_text() == f"process 2: {line} last checkpoint\n"
+    line = "error: another of the 3 processes has ended, or does not answer, so all stop: a training can be resumed"
+    assert (tmp_path / "0.err").read_text() == f"{line} from its last checkpoint, if it has one\n"
+    assert (tmp_path / "2.err").read_text() == f"process 2: {line} from its last checkpoint, if it has one\n"
     assert len(read(tmp_path / "run" / "checkpoint.pt")["values"]["history"]) == 1
+
+
+def test_torchrun_ends_with_the_cause(tmp_path, monkeypatch):
+    def fail(error):
+        raise error
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    for error, told in ((ProcessError("another"), "To enable"), (ValueError("no such data"), "error: no such data")):
+        with pytest.raises(SystemExit):
+            options.command(lambda error=error: fail(error))
+        failure = ProcessFailure(0, 1, 2, str(tmp_path / "error.json"))
+        assert f"traceback : {told}" in str(ChildFailedError("train.py", {0: failure}))
 
 
 def skip(rank, folder):
@@ -288,4 +302,10 @@ def test_the_script_trains_in_several_processes(tmp_path):
     assert f"kept in {os.path.join('runs', 'digits')}\n" in written[0]
     run = runs.load(tmp_path / "runs" / "digits")
     assert len(run.history) == 2
+    metrics = json.loads((tmp_path / "runs" / "digits" / "metrics.json").read_text())
     assert (tmp_path / "runs" / "digits" / "figures" / "training_curves.png").exists()
+    (tmp_path / "runs" / "digits" / "metrics.json").unlink()
+    codes, written = scripts_together(tmp_path, 2, "evaluate.py", "runs/digits")
+    assert codes == [0, 0], written
+    assert written[1] == ""
+    assert json.JSONDecoder().raw_decode(written[0])[0]["elbo"] == pytest.approx(metrics["elbo"])
