@@ -16,7 +16,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -213,7 +213,7 @@ def run(comparison: Comparison) -> Comparison:
     Cells that another process works on are left to it, and waited for.
 
     Raises:
-        ValueError: if training failed for all entries.
+        ValueError: if training failed for all entries, or another process has put cells of other options there.
     """
     with helping(comparison.jobs - 1, comparison.folder / "jobs", _work, comparison):
         failed = _work(comparison)
@@ -230,14 +230,12 @@ def _work(comparison: Comparison) -> dict[str, str]:
     while cells:
         left = []
         for cell in cells:
-            if cell.finished:
-                print(f"{names[cell.folder]}: finished before", flush=True)
-                continue
-            with claimed(cell.claim) as mine:
+            with nullcontext(True) if cell.finished else claimed(cell.claim) as mine:
                 if not mine:
                     left.append(cell)
                     continue
-                print(names[cell.folder], flush=True)
+                _check_options(cell)  # as a process with others may have begun it since they were looked at
+                print(f"{names[cell.folder]}{': finished before' if cell.finished else ''}", flush=True)
                 try:
                     with explained():
                         train(cell)
@@ -420,6 +418,13 @@ def _raw(protocol: Protocol) -> Protocol:
 
 def _check_same(cell: Cell, protocol: Protocol) -> None:
     """Refuse a folder that keeps a run of other options, or scores of other data."""
+    _check_options(cell)
+    if cell.finished and json.loads((cell.folder / NUMBERS).read_text())["checksum"] != protocol.checksum:
+        raise ValueError(f"'{cell.folder}' keeps a run on other data: give the comparison another --out")
+
+
+def _check_options(cell: Cell) -> None:
+    """Refuse a folder that keeps a run of other options."""
     path = cell.folder / runs.CONFIG
     if not path.exists():
         return
@@ -430,8 +435,6 @@ def _check_same(cell: Cell, protocol: Protocol) -> None:
                 f"'{cell.folder}' keeps a run with another --{name}: give the comparison another --out, or delete that "
                 f"folder"
             )
-    if cell.finished and json.loads((cell.folder / NUMBERS).read_text())["checksum"] != protocol.checksum:
-        raise ValueError(f"'{cell.folder}' keeps a run on other data: give the comparison another --out")
 
 
 def _model(options: Namespace) -> dict[str, Any]:

@@ -849,6 +849,14 @@ def test_a_folder_that_keeps_other_runs_is_refused_and_stays(finished, monkeypat
     assert not (finished.folder / "cells" / "new").exists()
 
 
+def test_a_cell_that_another_command_took_meanwhile_is_refused(finished, tmp_path, monkeypatch):
+    chosen = parse(tmp_path, "--entries", "ELBO: --objective.beta 0.5")
+    shutil.copytree(finished.folder / "cells", tmp_path / "cells")
+    monkeypatch.setattr(comparison, "train", never)
+    with pytest.raises(ValueError, match="keeps a run with another --objective"):
+        comparison.run(chosen)
+
+
 def test_a_folder_that_keeps_scores_of_other_data_is_refused(tmp_path):
     for name in ("one", "two"):
         x = np.random.default_rng(len(name)).random((30, 6)) < {"one": 0.3, "two": 0.7}[name]
