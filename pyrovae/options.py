@@ -36,7 +36,7 @@ class Parser(ArgumentParser):
 
     kinds: tuple[str, ...] = ()  # of components that the help lists at its end
     unstuck: tuple[str, ...] = ()  # names of the options that choose such a component
-    _dumping = False
+    _dumping = _raises = False
 
     def format_help(self) -> str:
         """The help, with the catalogue at its end."""
@@ -62,10 +62,30 @@ class Parser(ArgumentParser):
         with self._told():
             return super().parse_args(*args, **kwargs)
 
-    def parse_path(self, *args: Any, **kwargs: Any) -> Namespace:
-        """Parse a file."""
-        with self._told():
-            return super().parse_path(*args, **kwargs)
+    def parse_path(self, path: str | Path, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a file.
+
+        Raises:
+            ValueError: if it cannot be parsed.
+        """
+        self._raises = True
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except Exception as error:
+            raise ValueError(f"'{path}' cannot be read: {_one_line(str(error))}") from error
+        finally:
+            self._raises = False
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Make the objects that options describe.
+
+        Raises:
+            ValueError: if one cannot be made.
+        """
+        try:
+            return super().instantiate(*args, **kwargs)
+        except ValueError as error:
+            raise ValueError(_one_line(str(error))) from error
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -80,7 +100,9 @@ class Parser(ArgumentParser):
         super().validate(*args, **kwargs | {"skip_unset": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Write the line and exit."""
+        """Write the line and exit, or of a file, raise it."""
+        if self._raises:
+            raise ValueError(message) from ex
         _tell(f"error: {_one_line(message)}")
         self.exit(2)
 
