@@ -17,7 +17,7 @@ from pyrovae.drawn import Drawn
 from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
-from pyrovae.precision import Precision
+from pyrovae.precision import Precision, precision
 from pyrovae.pyro_elbo import Traced
 from pyrovae.rng import isolated
 from pyrovae.staging import Staged
@@ -101,7 +101,7 @@ class Step:
     def examine(self, *batch: Tensor) -> Sites:
         """What the sites of the programs are like in a step on a batch, of which nothing remains."""
         undo = self._undo()
-        with Sites() as sites, unvalidated():
+        with Sites() as sites, unvalidated(), precision(self.svi.precision):
             try:
                 self.svi._plain_gradients(*batch)
             except (RuntimeError, ValueError):  # which came after what is looked for

@@ -150,6 +150,15 @@ def test_a_compiled_step_is_found_too(monkeypatch):
     assert all(p.isfinite().all() for p in vae.parameters())
 
 
+def test_what_is_told_is_seen_in_the_precision_of_the_step():
+    vae, x = make("gradient")
+    seen = []
+    vae.encoder.network.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    with pytest.raises(FloatingPointError, match="not its gradient"):
+        quiet(unchecked(vae), x, precision="bfloat16")
+    assert seen[-1]  # in what was run last, to look at its sites
+
+
 def test_what_has_no_numbers_of_nan_is_trouble_too():
     """Where draws of NaN raise in the step after the one whose gradient was NaN."""
     vae, x = make("gradient")
