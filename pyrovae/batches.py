@@ -60,6 +60,7 @@ class Batches:
             self.streamed = TensorDataset(*held)
             if _fits(held, device):
                 self.resident = tuple(t.to(device) for t in held)
+        self.before = 0  # batches of the epochs before
         self.position = 0  # batches of the epoch that were given
         self.indices = torch.empty(0, dtype=torch.int64)  # of all processes' data in the last of them, `(B,)`
         self.order = torch.Generator().manual_seed(stream(seed, "order"))
@@ -77,8 +78,11 @@ class Batches:
         parts = order.split(self.batch_size)[self.position :]
         own = [*map(self.processes.share, parts)]
         batches = self._resident(own) if self.resident is not None else self._streamed(own)
-        for self.indices, batch in zip(parts, batches, strict=True):
+        for self.indices in parts:
             self.position += 1
+            # Before it is streamed, as a `Dataset` may draw, too: each of several processes has noise of its own.
+            self.processes.begin(self.seed, self.before + self.position, len(self.indices), self.noise)
+            batch = next(batches)
             kinds = self.drawn or [None] * len(batch)
             yield tuple(t if kind is None else kind.alike(t) for t, kind in zip(batch, kinds, strict=True))
         self.position, self._epoch = 0, None
@@ -98,14 +102,6 @@ class Batches:
         for batch in loader:
             batch = batch if isinstance(batch, list | tuple) else [batch]
             yield tuple(t.to(self.device, non_blocking=True) for t in batch[: self.width])
-
-    def begin(self, step: int) -> None:
-        """Before a step on the batch that was given last: let each of several processes have noise of its own.
-
-        Args:
-            step: its number.
-        """
-        self.processes.begin(self.seed, step, len(self.indices), self.noise)
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the order and of the draws, and the position within the epoch."""

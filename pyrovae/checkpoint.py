@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae import rng
 from pyrovae.files import whole
 
 __all__ = ["Checkpoint", "Parts"]
@@ -27,17 +28,14 @@ _KEYS = {"settings", "parts", "random", "values", "versions"}
 
 
 class Parts:
-    """Objects with `state_dict` and `load_state_dict`, by name, and torch's random numbers: what a run consists of."""
+    """Objects with `state_dict` and `load_state_dict`, by name, and random numbers: what a run consists of."""
 
     def __init__(self, **parts: Any) -> None:
         self.parts = parts
 
     def state_dict(self) -> dict[str, Any]:
         """Where they are; what it holds may go on with them."""
-        return {
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
-            "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
-        }
+        return {"parts": {name: part.state_dict() for name, part in self.parts.items()}, "random": rng.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Bring them back to where they were.
@@ -47,13 +45,12 @@ class Parts:
         """
         if other := state["parts"].keys() ^ self.parts.keys():
             raise ValueError(f"that differs in having {', '.join(sorted(other))}")
-        for name, part in self.parts.items():
+        loads = {name: part.load_state_dict for name, part in self.parts.items()} | {"random": rng.set_state}
+        for name, load in loads.items():
             try:
-                part.load_state_dict(copied(state["parts"][name]))  # as some go on with what they are given
-            except (RuntimeError, LookupError, ValueError) as error:
+                load(copied(state["parts"].get(name, state["random"])))  # as some go on with what they are given
+            except Exception as error:  # whatever stands there in place of states
                 raise ValueError(f"whose {name} is another") from error
-        torch.set_rng_state(state["random"]["cpu"])
-        torch.cuda.set_rng_state_all(state["random"]["cuda"][: torch.cuda.device_count()])
 
 
 def copied(state: Any) -> Any:
@@ -66,7 +63,7 @@ def copied(state: Any) -> Any:
 
 
 class Checkpoint:
-    """A file with the states of a run's parts, of torch's random numbers, and the settings they belong to.
+    """A file with the states of a run's parts, of all random numbers, and the settings they belong to.
 
     A file ends with its own checksum, as a comment of the ZIP archive that `torch.save` writes, and is verified when it
     is read. Earlier files are kept as `NAME.1.pt`, `NAME.2.pt` and so on, the last of them first.
@@ -187,8 +184,9 @@ def read(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint '{path}'") from None
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
         # What torch would say is to trust the file, and run its code.
-        raise ValueError(f"'{path}' cannot be read as a checkpoint: it is damaged, or of another kind") from error
-    if not isinstance(state, dict) or state.keys() != _KEYS:
+        why = "it is damaged, of another kind, or of an earlier version that wrote no checksum"
+        raise ValueError(f"'{path}' cannot be read as a checkpoint: {why}") from error
+    if not isinstance(state, dict) or state.keys() != _KEYS or not all(isinstance(v, dict) for v in state.values()):
         raise ValueError(f"'{path}' is no checkpoint of this library")
     return state
 

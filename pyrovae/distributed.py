@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pyrovae import evaluation
 from pyrovae.columns import Data, columns
 from pyrovae.model import Model
-from pyrovae.rng import stream
+from pyrovae.rng import reseed, stream
 from pyrovae.trouble import is_of_values
 
 __all__ = ["ProcessError", "Processes", "own_gpu", "started"]
@@ -88,6 +88,7 @@ class Processes:
         if torch.cuda.is_initialized():
             torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(stream(seed, place))
         generator.manual_seed(stream(seed, f"binarization, {place}"))
+        reseed(seed, place)
 
     def summed(
         self, gradients: Callable[[], list[Any]], parameters: Callable[[], list[Tensor]], owners: list[nn.Module]

@@ -54,9 +54,9 @@ class Epoch:
         self.start = time.perf_counter()
         if self.batches.position == 0:
             self.rate = float(self.step.svi.optim.param_groups[0]["lr"])
+        self.batches.before = (self.number - 1) * len(self.batches)
         for batch in self.batches:
             self.batch = batch
-            self.batches.begin((self.number - 1) * len(self.batches) + self.batches.position)
             if self.batches.unchecked:
                 self.vae.check(*batch, name="train")
             try:

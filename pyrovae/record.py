@@ -60,7 +60,10 @@ class Record:
         with held(self.folder):
             if resume:
                 values = self.checkpoint.load()
-                self.history, self.best = History(values["history"]), values["best"]
+                try:
+                    self.history, self.best = History(map(dict, values["history"])), dict(values["best"])
+                except (LookupError, TypeError, ValueError) as error:
+                    raise ValueError(f"'{self.checkpoint.path}' is no checkpoint of a training") from error
                 self.history.to_csv(self.folder / HISTORY)
             elif self.checkpoint.path.exists():
                 raise ValueError(f"'{self.folder}' keeps a run already: resume it, or give another folder")

@@ -31,7 +31,7 @@ from pyrovae.objectives import ELBO
 from pyrovae.precision import Precision
 from pyrovae.preparation import SchedulerFactory, check_arguments, checked, groups
 from pyrovae.record import CHECKPOINT, Record
-from pyrovae.rng import isolated
+from pyrovae.rng import seeded
 from pyrovae.steps import Step
 from pyrovae.sums import require_sum
 from pyrovae.watch import Watch
@@ -71,8 +71,9 @@ def fit(
 ) -> History:
     """Maximise the objective over the parameters of a model by epochs of SVI steps, on the device where they are.
 
-    All that is random (order, binarization, draws of z, validation) follows from the seed; torch's random state is left
-    as it was, and so is Pyro's store. Afterwards the model is in evaluation mode.
+    All that is random (order, binarization, draws of z, validation, and what a `Dataset` draws from torch, from NumPy's
+    global generator or from Python's) follows from the seed; their states are left as they were, and so is Pyro's
+    store. Afterwards the model is in evaluation mode.
 
     The first step whose loss or gradient is not finite ends the training, with the model as it was before that step.
     Ctrl-C and SIGTERM end it between two steps. With a folder, a run that was ended, in whatever way, can be resumed:
@@ -161,7 +162,7 @@ def fit(
     repeated = determinism(device) if deterministic else nullcontext()
     sizes = {"batch_size": batch_size, "num_particles": getattr(objective, "num_particles", 1)}
     with (
-        isolated(seed),
+        seeded(seed),
         frozen_on_purpose(),
         _uncollected(),
         repeated,

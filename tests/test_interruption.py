@@ -1,6 +1,7 @@
 """A run that was ended, at any step and in whatever way, goes on to the end that it would have had."""
 
 import json
+import random
 import resource
 import shutil
 import signal
@@ -9,11 +10,12 @@ import time
 from functools import partial
 
 import fresh
+import numpy as np
 import pytest
 import torch
-from programs import in_step, make_data, make_vae, parameters, same
+from programs import SHAPE, in_step, make_data, make_vae, parameters, same
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from pyrovae import fit, objectives, options, record, runs, schedules, staging
 from pyrovae.checkpoint import read
@@ -23,10 +25,23 @@ from pyrovae.interruption import Interrupted, Interruption
 
 quiet = partial(fit, progress=False)
 VALID = make_data(10)
+NUMPY = np.random  # whose functions are of the global generator
 
 
 def rows(history):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+class Flipped(Dataset):
+    """Images, some of their pixels flipped by all generators of random numbers that there are."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        flips = [NUMPY.rand(*SHAPE) < 0.1, torch.rand(SHAPE).numpy() < 0.1]
+        x = (make_data()[index] - torch.from_numpy(flips[0] ^ flips[1]).float()).abs()
+        return x.flip(-1) if random.gauss(0, 1) < 0 else x
 
 
 def send(number):
@@ -37,6 +52,7 @@ CASES = {
     "plain": {"clip_norm": 5.0},
     "binarized": {"train": Intensities(make_data() * 0.9), "scheduler": partial(StepLR, step_size=2, gamma=0.5)},
     "streamed": {"train": TensorDataset(make_data())},
+    "augmented": {"train": Flipped()},
     "in order": {"shuffle": False, "scheduler": partial(OneCycleLR, max_lr=1e-2, total_steps=12)},
     "warming up": {"objective": partial(objectives.ELBO, beta=schedules.Linear(10))},
     "watching": {"scheduler": partial(ReduceLROnPlateau, patience=0), "patience": 3, "valid": VALID},
@@ -50,9 +66,11 @@ def test_a_run_stopped_in_any_step_of_an_epoch_ends_bit_identical(tmp_path, case
     train, valid, make = given.pop("train"), given.pop("valid"), given.pop("objective", objectives.ELBO)
 
     whole = make_vae()
+    before = str((NUMPY.get_state(), random.getstate()))
     expected = quiet(whole, train, valid, objective=make(), **given)
+    assert str((NUMPY.get_state(), random.getstate())) == before
     for i, step in enumerate((1, 3, 4)):  # of 4 in an epoch: within the first, at its end, and at the end of the second
-        vae = make_vae(seed=i)  # whatever the later ones are, the checkpoint replaces them
+        vae = make_vae(seed=i)  # whatever the later ones are, and the generators, the checkpoint replaces them
         in_step(vae, step, send(signal.SIGTERM))
         with pytest.raises(Interrupted):
             quiet(vae, train, valid, objective=make(), folder=tmp_path, resume=i > 0, **given)
