@@ -58,7 +58,8 @@ def require_finite(loss: Any, parameters: Sequence[Tensor], gradients: Sequence[
 
 def is_of_values(error: Exception) -> bool:
     """Whether an error of PyTorch is of values in the step, not of what the step is."""
-    return re.search(r"\bnan\b|^Expected parameter", str(error), re.IGNORECASE) is not None
+    drawn = "expects all elements of std|^Expected p_in|^invalid Poisson rate"  # of NaN
+    return re.search(rf"\bnan\b|^Expected parameter|{drawn}", str(error), re.IGNORECASE) is not None
 
 
 def statistics(t: Tensor) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import math
 import shutil
 import signal
+import warnings
 from functools import partial
 
 import pytest
@@ -147,6 +148,18 @@ def test_a_compiled_step_is_found_too(monkeypatch):
     sgd = partial(torch.optim.SGD, lr=1e6)
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in step 3, batch 3 .*at site"):
         quiet(vae, x, epochs=2, optimizer=sgd, compile=True, objective=objectives.IWAE(3))
+    assert all(p.isfinite().all() for p in vae.parameters())
+
+
+@pytest.mark.parametrize("max_skips", [0, 1])
+def test_draws_that_cannot_be_made_are_trouble_too(max_skips):
+    """Where z is drawn from NaN as torch draws, without a gradient."""
+    vae, x = make("loss")
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(FloatingPointError, match=r"normal expects all elements of std .* in step \d, batch \d of epoch"),
+    ):
+        quiet(unchecked(vae), x, objective=objectives.RWS(2), max_skips=max_skips)
     assert all(p.isfinite().all() for p in vae.parameters())
 
 
