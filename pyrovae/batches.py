@@ -110,6 +110,8 @@ class Batches:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the order and the draws that `state_dict` gave."""
+        if not 0 <= state["position"] <= len(self):
+            raise ValueError(f"there is no batch {state['position']} of {len(self)}")
         self.order.set_state(state["order"])
         self.position = self._start = state["position"]
         self._epoch = None

@@ -116,7 +116,7 @@ class Checkpoint:
         others = [f"{name} {was}" for name, was in state["versions"].items() if versions().get(name) != was]
         if others:
             warnings.warn(
-                f"'{self.path}' was written by {', '.join(others)}: the run may end otherwise than there", stacklevel=4
+                f"'{self.path}' was written by {', '.join(others)}: the run may end otherwise than there", stacklevel=6
             )
         return state["values"]
 
@@ -146,7 +146,7 @@ class Checkpoint:
                 raise
             damaged = self.path.with_name(f"{self.path.stem}.damaged{self.path.suffix}")
             kept = f"kept as '{damaged}', " if self.path.exists() else ""
-            warnings.warn(f"{error}; {kept}the run goes on from '{good}'", stacklevel=6)
+            warnings.warn(f"{error}; {kept}the run goes on from '{good}'", stacklevel=7)
             for source, target in ((self.path, damaged), (good, self.path)):
                 if source.exists():
                     with whole(target) as beside:

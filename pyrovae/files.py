@@ -35,6 +35,8 @@ def whole(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise OSError(f"there is no room for '{path}' ({error.strerror}): it is left as it was before") from error
+        if error.filename and Path(error.filename) == beside:
+            raise type(error)(f"'{path}' cannot be written ({error.strerror}): look for its folder") from error
         raise
     finally:
         beside.unlink(missing_ok=True)
