@@ -1,6 +1,5 @@
 """Data larger than memory: rows of a NumPy file, read as they are asked for."""
 
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyrovae.memory import available
+from pyrovae.readers import array_on_disk
 from pyrovae.sources import Part, Source, _check_numbers, _floats
 
 __all__ = ["Mapped"]
@@ -90,7 +90,7 @@ def read(path: Path) -> Source:
     """
     if path.suffix != ".npy":
         raise ValueError(f"'{path}' cannot be memory-mapped, which is for .npy files: save its array by numpy.save")
-    array = _open(path)
+    array = array_on_disk(path)
     _check_numbers(array, f"'{path}'")
     n = len(array)
     if n < 12 or array.size == 0:
@@ -116,21 +116,13 @@ def require_room(path: Path) -> None:
         return
     if path.stat().st_size * (1 + 2 * 4) <= free:  # of bytes, which grow most
         return
-    array = _open(path)
+    array = array_on_disk(path)
     needed = array.size * (array.itemsize + 2 * 4)
     if needed > free:
         raise ValueError(
             f"'{path}' takes {needed / 2**30:.1f} GiB to load, and {free / 2**30:.1f} GiB are free: give "
             f"memory_map=True, for data that are read as they are needed"
         )
-
-
-def _open(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise ValueError(f"'{path}' cannot be read as a NumPy file of numbers: {reason}") from error
 
 
 def _parts(array: np.ndarray) -> Iterator[np.ndarray]:

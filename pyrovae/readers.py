@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["arrays", "images", "last_line", "table", "told"]
+__all__ = ["array_on_disk", "arrays", "images", "last_line", "table", "told"]
 
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # and none that starts a program, as EPS does
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -52,18 +52,43 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"'{path}' cannot be read as a NumPy file of numbers: {last_line(error)}") from error
 
 
+def array_on_disk(path: Path) -> np.ndarray:
+    """The array of a `.npy` file, left on disk, `(N, ...)`.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: if it holds anything else, or claims more than it holds.
+    """
+    try:
+        with path.open("rb") as file:
+            shape, by_columns, dtype = _header(file, path.stat().st_size)
+            return np.memmap(file, dtype, "r", file.tell(), shape, "F" if by_columns else "C")
+    except Exception as error:
+        raise ValueError(f"'{path}' cannot be read as a NumPy file of numbers: {last_line(error)}") from error
+
+
 def _array(file: IO[bytes], size: int) -> np.ndarray:
     """The array of an open file of so many bytes."""
-    version = np.lib.format.read_magic(file)
-    if version not in _HEADERS:
-        raise ValueError(f"version {version} of the format, which is not for numbers")
-    shape, _, dtype = _HEADERS[version](file)
-    claimed = math.prod(shape) * dtype.itemsize
-    if not dtype.hasobject and (min(shape, default=0) < 0 or claimed > size):
-        raise ValueError(f"an array {dtype} of shape {shape} has {claimed} bytes, but there are {size}")
+    shape, _, _ = _header(file, size)
     _require_memory(4 * math.prod(shape))
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of the array of an open file of so many bytes."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"version {version} of the format, which is not for numbers")
+    shape, by_columns, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds objects of Python, which are no numbers")
+    claimed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or claimed > size:
+        raise ValueError(f"an array {dtype} of shape {shape} has {claimed} bytes, but there are {size}")
+    return shape, by_columns, dtype
 
 
 def table(path: Path) -> pd.DataFrame:

@@ -125,7 +125,20 @@ def test_what_cannot_be_mapped_is_refused(tmp_path, array, options, words):
         data.load(str(tmp_path / "x.npy"), memory_map=True, **options)
 
 
+@pytest.mark.parametrize("shape", ["2**70", "-24, -8", "9" * 26, "9" * 15])
+def test_what_a_header_claims_is_not_believed(tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.zeros((24, 8)))
+    content = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "x.npy").write_bytes(content.replace(b"(24, 8), }".ljust(32), f"({shape},), }}".encode().ljust(32)))
+    assert len((tmp_path / "x.npy").read_bytes()) == len(content)
+    with pytest.raises(ValueError, match=r"x\.npy' cannot be read as a NumPy file of numbers"):
+        data.load(str(tmp_path / "x.npy"), memory_map=True)
+
+
 def test_other_files_are_refused(tmp_path):
+    (tmp_path / "x.npy").write_bytes(b"PK\3\4" + bytes(50))
+    with pytest.raises(ValueError, match=r"x\.npy' cannot be read as a NumPy file of numbers"):
+        data.load(str(tmp_path / "x.npy"), memory_map=True)
     np.savez(tmp_path / "x.npz", x=np.zeros((20, 2)))
     with pytest.raises(ValueError, match=r"cannot be memory-mapped, which is for .npy files"):
         data.load(str(tmp_path / "x.npz"), memory_map=True)
