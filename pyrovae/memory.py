@@ -22,14 +22,25 @@ def available() -> int | None:
         found = [1024 * int(re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())[1])]
     except (OSError, TypeError):
         return None
-    group = Path("/sys/fs/cgroup")
-    try:
-        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        cached = int(re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)[1])
-        found.append(most - used + cached)
-    except (OSError, TypeError, ValueError):  # no such group, or one without a limit
-        pass
+    for group in _groups():
+        try:
+            most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            cached = int(re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)[1])
+            found.append(most - used + cached)
+        except (OSError, TypeError, ValueError):  # no such group, or one without a limit
+            pass
     return max(min(found), 0)
+
+
+def _groups() -> list[Path]:
+    """Folders of this process's control group and of those that it is within, whose limits hold for it, too."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        path = re.search(r"^0::/(.*)", Path("/proc/self/cgroup").read_text(), re.MULTILINE)[1]
+    except (OSError, TypeError):
+        return [root]
+    own = root / path
+    return [group for group in (own, *own.parents) if group.is_relative_to(root)]
 
 
 @contextmanager

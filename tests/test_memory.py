@@ -52,6 +52,9 @@ def test_more_than_is_free_fails_where_it_is_asked_for(monkeypatch):
         torch.ones(32 * 2**20)
 
 
+NESTED = {"max": "6000\n", "current": "4000\n", "stat": "anon 1\ninactive_file 1500\n"}
+
+
 @pytest.mark.parametrize(
     ("files", "free"),
     [
@@ -60,17 +63,25 @@ def test_more_than_is_free_fails_where_it_is_asked_for(monkeypatch):
         (
             {
                 "/proc/meminfo": "MemAvailable:   7 kB\n",
-                **{"max": "6000\n", "current": "4000\n", "stat": "anon 1\ninactive_file 1500\n"},
+                **NESTED,
             },
             3500,
         ),
         ({}, None),
+        (
+            {
+                "/proc/meminfo": "MemAvailable:   7 kB\n",
+                "/proc/self/cgroup": "4:memory:/x\n0::/job/step\n",
+                **{f"job/memory.{name}": text for name, text in NESTED.items()},
+            },
+            3500,
+        ),
     ],
 )
 def test_what_is_free_is_what_machine_and_control_group_leave(monkeypatch, files, free):
     def read(path):
         for name, text in files.items():
-            if str(path) in (name, f"/sys/fs/cgroup/memory.{name}"):
+            if str(path) in (name, f"/sys/fs/cgroup/memory.{name}", f"/sys/fs/cgroup/{name}"):
                 return text
         raise FileNotFoundError(path)
 
