@@ -28,6 +28,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyrovae import evaluation, known, runs
+from pyrovae.arguments import whole as whole_number
 from pyrovae.bits import log_cell
 from pyrovae.checkpoint import read as read_checkpoint
 from pyrovae.claims import claimed, holder
@@ -165,8 +166,7 @@ def parse(arguments: Sequence[str] | None = None) -> Comparison:
     """
     full = parser()
     options = full.parse_args(arguments)
-    if options.num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2 for a standard error, not {options.num_samples}")
+    whole_number("num_samples", options.num_samples, least=2)  # for a standard error
     if len(set(options.seeds)) < len(options.seeds) or not options.seeds:
         raise ValueError(f"seeds must be given, each once, not {options.seeds}")
     if options.seed != full.get_defaults().seed:

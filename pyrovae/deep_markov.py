@@ -113,7 +113,7 @@ class DeepMarkovModel(Model):
     def sample(self, n: int, kind: Kind = "sample", steps: int | None = None) -> Tensor:
         """Draw z_1, ..., z_T n times and give, for each, a draw or the mean of p(x | z): `(n, *event)`."""
         z = self.prior().sample((n,))
-        return self._data([z, *self._onwards(z, (self.steps if steps is None else steps) - 1)], kind)
+        return self._data([z, *self._onwards(z, (self.steps if steps is None else whole("steps", steps)) - 1)], kind)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, lengths: Tensor | None = None, kind: Kind = "mean") -> Tensor:
@@ -134,6 +134,7 @@ class DeepMarkovModel(Model):
             kind: of p(x_(t+1), ... | z_(t+1), ...), a draw or the mean.
             num_samples: K.
         """
+        whole("steps", steps), whole("num_samples", num_samples)
         z = resampled(self, x, f"z{x.shape[-2]}", num_samples)
         return self._data(list(self._onwards(z, steps)), kind)
 

@@ -814,7 +814,7 @@ TWO = ["--entries", "a:", "b: --objective IWAE"]
         ([*TWO, "--decoder_evaluations", "1e6", "--max_seconds", "9"], "one budget"),
         ([*TWO, "--seed", "1"], "give --seeds"),
         ([*TWO, "--seeds", "1", "1"], r"each once, not \[1, 1\]"),
-        ([*TWO, "--num_samples", "1"], "num_samples must be at least 2"),
+        ([*TWO, "--num_samples", "1"], "num_samples must be a whole number of at least 2"),
         ([*TWO, "--jobs", "0"], "jobs must be at least 1"),
     ],
 )

@@ -485,3 +485,11 @@ def test_what_does_not_fit_is_refused():
             markov.check(x, lengths)
     with pytest.raises(ValueError, match=r"give sequences \(T, F\) or images"):
         markov.check(torch.zeros(4, 5))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5])
+def test_a_number_of_steps_that_is_none_is_refused(steps):
+    markov = small((3, 5))
+    for draw in (lambda: markov.sample(2, steps=steps), lambda: markov.forecast(torch.zeros(1, 3, 5), steps)):
+        with pytest.raises(ValueError, match="steps must be a whole number of at least 1"):
+            draw()
