@@ -71,6 +71,11 @@ class AdversarialVB(Blueprint):
     features: int = 64
     adaptive_contrast: bool = True
 
+    @property
+    def without(self) -> tuple[str, ...]:
+        """An encoder, unless q(z | x) is compared with it."""
+        return () if self.adaptive_contrast else ("encoder",)
+
     def __call__(self, parts: Parts) -> models.AdversarialVB:
         """The model."""
 
@@ -110,6 +115,7 @@ class Autoencoder(Blueprint):
     """
 
     corruption: Corruption | None = None
+    without: ClassVar[tuple[str, ...]] = ("prior", "encoder")
 
     def __call__(self, parts: Parts) -> models.Autoencoder:
         """The model."""
@@ -135,6 +141,7 @@ class DeepMarkovModel(Blueprint):
     hidden: int = 64
     transition: int = 64
     product: bool | None = None
+    without: ClassVar[tuple[str, ...]] = ("encoder_network",)
 
     def start(self, dataset: Dataset) -> Dataset:
         """The data that parts start from: their rows, `(N T, *step)`."""
@@ -228,6 +235,7 @@ class LadderVAE(Blueprint):
 
     latent_dims: Sequence[int] | None = None
     features: int = 64
+    without: ClassVar[tuple[str, ...]] = ("encoder",)
 
     def __call__(self, parts: Parts) -> models.LadderVAE:
         """The model."""
@@ -269,6 +277,7 @@ class VQVAE(Blueprint):
     restart: float = 0.1
     commitment: float = 0.25
     code_prior: Callable[[Shape, int], CodesPrior] = AutoregressiveCodes
+    without: ClassVar[tuple[str, ...]] = ("prior", "encoder")
 
     def __call__(self, parts: Parts) -> models.VQVAE:
         """The model."""
@@ -316,6 +325,11 @@ class ConditionalVAE(Blueprint):
 
     quadrants: int = 0
     learned_prior: bool = False
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """A prior, if one is learned."""
+        return ("prior",) if self.learned_prior else ()
 
     def data(self, dataset: Dataset) -> Dataset:
         """x and y."""

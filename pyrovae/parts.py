@@ -98,6 +98,7 @@ class Blueprint(ABC):
     """Abstract: makes a model of its parts, and hands it its data."""
 
     missing: ClassVar[bool] = False  # whether values may be missing in the data
+    without: ClassVar[tuple[str, ...]] = ()  # parts that the model has not, by their option's name
 
     def data(self, dataset: Dataset) -> Dataset:
         """The data as the model's programs take them: as they are, unless said otherwise."""

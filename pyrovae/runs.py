@@ -21,6 +21,7 @@ from pyro.distributions import constraints
 from torch import nn
 
 from pyrovae import blueprints, evaluation
+from pyrovae.arguments import whole as whole_number
 from pyrovae.bits import NO_PROBABILITY, bits_per_dimension, log_cell
 from pyrovae.checkpoint import last_good
 from pyrovae.checkpoint import read as read_checkpoint
@@ -48,7 +49,7 @@ from pyrovae.record import CHECKPOINT, HISTORY, TROUBLE
 from pyrovae.rng import isolated
 from pyrovae.training import History, fit
 
-__all__ = ["Run", "build", "load", "parse", "parser", "report", "score", "summary", "train"]
+__all__ = ["Run", "build", "load", "parse", "parser", "report", "require_taken", "score", "summary", "train"]
 
 # Numbers of few models, told with the others.
 OWN = ("accuracy", "perplexity", "dead_codes", "estimated_kl", "discriminator_accuracy", "annealed_log_likelihood")
@@ -183,8 +184,7 @@ def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -
         num_samples: K, draws for each datum for log p(x).
         tsne: whether to draw the latent means by t-SNE too.
     """
-    if num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2 for a standard error, not {num_samples}")
+    whole_number("num_samples", num_samples, least=2)  # for a standard error
     folder, processes, options = Path(folder), Processes.here(), run.options
     scores = processes.scores(run.vae, run.dataset.test, num_samples, options.seed, options.compile)
     if not processes.is_first:
@@ -313,8 +313,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
     full.add_argument("--out", type=str | None, default=None, help="folder of the run; unless given, runs/DATA")
     full.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     options = full.parse_args(arguments)
-    if options.num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2 for a standard error, not {options.num_samples}")
+    whole_number("num_samples", options.num_samples, least=2)  # for a standard error
     folder, resume = _folder(options), options.resume
     if resume:
         if not (folder / CHECKPOINT).exists():
@@ -336,6 +335,19 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
         options.pop(name)
     anchor(options)
     return options, folder, resume
+
+
+def require_taken(options: Namespace) -> None:
+    """Refuse a part that is chosen for a model which has none such.
+
+    Raises:
+        ValueError: by the option's name.
+    """
+    reader = _reader()
+    model, unless_given = reader.instantiate(options).model, reader.parse_args([])
+    for name in model.without:
+        if options[name] != unless_given[name]:
+            raise ValueError(f"--{name} is not taken by {type(model).__name__}, as it has none: leave it out")
 
 
 def anchor(options: Namespace) -> None:

@@ -12,6 +12,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     with distributed.started():
         choices, folder, resume = runs.parse(arguments)
+        if not resume:
+            runs.require_taken(choices)
         run = runs.train(choices, folder, resume)
         metrics = runs.report(run, folder, choices.num_samples)
     if metrics is not None:

@@ -88,3 +88,22 @@ def test_a_parser_that_lets_options_through_ends_a_wrong_line_alike(capsys):
         parser.parse_known_args(["--epochs", "x"])
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: argument --epochs: invalid int value: 'x'\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--model=VQVAE", "--prior=VampPrior"], "prior"),
+        (["--model=Autoencoder", "--encoder=IAF"], "encoder"),
+        (["--model=LadderVAE", "--encoder=IAF"], "encoder"),
+        (["--model=DeepMarkovModel", "--encoder_network.hidden=[4]"], "encoder_network"),
+        (["--model=ConditionalVAE", "--model.learned_prior=true", "--prior=VampPrior"], "prior"),
+        (["--model=AdversarialVB", "--model.adaptive_contrast=false", "--encoder=IAF"], "encoder"),
+    ],
+)
+def test_a_part_that_the_model_has_not_is_refused(words, name, tmp_path):
+    chosen, _, _ = runs.parse([f"--out={tmp_path / 'run'}", *words])
+    with pytest.raises(ValueError, match=f"--{name} is not taken by {words[0].partition('=')[2]}"):
+        runs.require_taken(chosen)
+    chosen, _, _ = runs.parse([f"--out={tmp_path / 'run'}", *words[:-1]])
+    runs.require_taken(chosen)
