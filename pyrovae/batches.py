@@ -113,7 +113,7 @@ class Batches:
         if not 0 <= state["position"] <= len(self):
             raise ValueError(f"there is no batch {state['position']} of {len(self)}")
         self.order.set_state(state["order"])
-        self.position = self._start = state["position"]
+        self.position = self._start = int(state["position"])
         self._epoch = None
         if state["noise"].shape == self.noise.get_state().shape:  # else the run goes on on another kind of device
             self.noise.set_state(state["noise"])

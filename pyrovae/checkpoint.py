@@ -5,7 +5,6 @@ import hashlib
 import inspect
 import io
 import os
-import pickle
 import platform
 import shutil
 import warnings
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from pyrovae import rng
 from pyrovae.files import whole
+from pyrovae.memory import explained
 
 __all__ = ["Checkpoint", "Parts"]
 
@@ -179,10 +179,13 @@ def read(path: str | Path) -> dict[str, Any]:
         ValueError: if it cannot be read as a checkpoint.
     """
     try:
-        state = torch.load(io.BytesIO(verified(Path(path).read_bytes())), map_location="cpu", weights_only=True)
+        with explained():
+            state = torch.load(io.BytesIO(verified(Path(path).read_bytes())), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"no checkpoint '{path}'") from None
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
+    except MemoryError:
+        raise  # of which a file that is whole may need more than there is
+    except Exception as error:  # whatever stands there in place of what torch wrote
         # What torch would say is to trust the file, and run its code.
         why = "it is damaged, of another kind, or of an earlier version that wrote no checksum"
         raise ValueError(f"'{path}' cannot be read as a checkpoint: {why}") from error

@@ -128,8 +128,12 @@ class Epoch:
         self._clear()
         like = next(self.vae.parameters())
         self.totals = list(state["totals"].to(like.device))
-        self.seconds, self.rate, self.left_out = state["seconds"], state["rate"], state["left_out"]
-        self.skips, self.number = state["skips"], state["number"]
+        self.seconds, self.rate = float(state["seconds"]), float(state["rate"])
+        self.left_out, self.skips, self.number = (
+            [*map(int, state["left_out"])],
+            int(state["skips"]),
+            int(state["number"]),
+        )
 
 
 def validation(vae: Model, valid: Data, num_samples: int, seed: int, processes: Processes) -> dict[str, float]:

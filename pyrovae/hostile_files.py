@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -10,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
 from pyrovae import checkpoint, data, runs
 
-__all__ = ["Format", "changed", "formats", "in_png", "in_zip"]
+__all__ = ["Format", "changed", "formats", "in_checkpoint", "in_png", "in_zip"]
 
 # What texts, headers and pickles take for more than bytes.
 TOKENS = (
@@ -22,6 +25,11 @@ TOKENS = (
     *(b'"', b"'", b",", b";", b"\n", b"\r", b"\t", b"\0", b"(" * 500, b"[" * 500, b"{", b"}", b"\xef\xbb\xbf", b"\xff"),
     *(b"!!python/object/apply:os.getcwd []", b"&a [*a, *a]", b"<<: *b", b"- ", b": ", b"%", b"|O", b"<f8", b">c16"),
     *(b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 8, b"\xff" * 8, b"True", b"1_000", b"\xd9\xa1", b"PK\3\4", b"\x80\2c"),
+)
+# What stands in checkpoints in place of states.
+VALUES = (
+    *(None, True, -1, 0, 2**70, 0.5, math.nan, math.inf, "", "x", [], {}, [1, [2]], {"x": 1}, (3, "y")),
+    *(torch.zeros(0), torch.zeros(2, 3), torch.full((8,), math.nan), torch.tensor(2**40), torch.zeros(5000).byte()),
 )
 
 
@@ -74,6 +82,29 @@ def in_zip(content: bytes, random: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
+def in_checkpoint(content: bytes, random: np.random.Generator) -> bytes:
+    """A checkpoint with one member of the archive or one value of its states changed, and all checksums right."""
+    if random.integers(2):
+        return checkpoint.signed(in_zip(content, random))
+    buffer = io.BytesIO()
+    torch.save(_with_another(torch.load(io.BytesIO(content), weights_only=True), random), buffer)
+    return checkpoint.signed(buffer.getvalue())
+
+
+def _with_another(state: Any, random: np.random.Generator) -> Any:
+    """Nested states with one of them replaced or, in a dictionary, left out."""
+    if not isinstance(state, dict | list | tuple) or not state or random.random() < 0.1:
+        return VALUES[random.integers(len(VALUES))]
+    key = list(state if isinstance(state, dict) else range(len(state)))[random.integers(len(state))]
+    if key == "optimizer":  # of which PyTorch believes whatever it is told
+        return state
+    if not isinstance(state, dict):
+        return [*state[:key], _with_another(state[key], random), *state[key + 1 :]]
+    if random.random() < 0.1:
+        return {name: value for name, value in state.items() if name != key}
+    return {**state, key: _with_another(state[key], random)}
+
+
 def in_png(content: bytes, random: np.random.Generator) -> bytes:
     """A PNG file with one chunk changed, and all checksums right."""
     chunks, at = [], 8
@@ -95,6 +126,7 @@ def formats(folder: Path) -> dict[str, Format]:
     table.loc[:, "c"] = np.arange(24)
     found = {
         "npy": Format({"x.npy": _bytes(np.save, grey)}, "x.npy", _read("x.npy")),
+        "npy, mapped": Format({"x.npy": _bytes(np.save, grey)}, "x.npy", _read("x.npy", memory_map=True)),
         "csv": Format({"x.csv": table.to_csv(index=False).encode()}, "x.csv", _read("x.csv")),
         "csv, missing": Format(
             {"x.csv": table.to_csv(index=False, header=False).encode()}, "x.csv", _read("x.csv", missing=True)
@@ -121,12 +153,13 @@ def formats(folder: Path) -> dict[str, Format]:
         found[kind] = Format(idx, f"MNIST/raw/train-{kind}-ubyte", _read("mnist"))
     (folder / "data").mkdir()
     np.save(folder / "data" / "x.npy", grey)
-    small = ["--latent_dim=2", "--encoder_network.hidden=[4]", "--decoder_network.hidden=[4]", "--epochs=1"]
+    small = ["--latent_dim=2", "--encoder_network.hidden=[4]", "--decoder_network.hidden=[4]", "--epochs=1", "--keep=1"]
     with contextlib.redirect_stderr(io.StringIO()):  # no bar of its progress
         runs.train(runs.parser().parse_args([f"--data={folder / 'data' / 'x.npy'}", *small]), folder / "run")
     run = {name: (folder / "run" / name).read_bytes() for name in (runs.CHECKPOINT, runs.CONFIG)}
-    found["checkpoint"] = Format(run, runs.CHECKPOINT, _read_checkpoint, in_zip)
-    found["run's checkpoint"] = Format(run, runs.CHECKPOINT, _read_run, in_zip)
+    found["checkpoint"] = Format(run, runs.CHECKPOINT, _read_checkpoint, in_checkpoint)
+    found["run's checkpoint"] = Format(run, runs.CHECKPOINT, _read_run, in_checkpoint)
+    found["run that goes on"] = Format(run, runs.CHECKPOINT, _read_on, in_checkpoint)
     found["run's options"] = Format(run, runs.CONFIG, _read_run)
     return found
 
@@ -137,10 +170,10 @@ def _bytes(save: Callable, *args: Any, **kwargs: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _read(name: str, missing: bool = False) -> Callable[[Path], str]:
+def _read(name: str, **options: bool) -> Callable[[Path], str]:
     def read(folder: Path) -> str:
         path = name if name in data.NAMES else str(folder / name)
-        found = data.load(path, root=folder, missing=missing)
+        found = data.load(path, root=folder, **options)
         return found.protocol.checksum + (data.fingerprint(*found.labels) if found.labels else "")
 
     return read
@@ -152,3 +185,10 @@ def _read_checkpoint(folder: Path) -> str:
 
 def _read_run(folder: Path) -> str:
     return data.fingerprint(*runs.load(folder).vae.state_dict().values())
+
+
+def _read_on(folder: Path) -> str:
+    options = runs.parser().parse_path(folder / runs.CONFIG)
+    options.epochs = 2
+    with warnings.catch_warnings(action="ignore"):
+        return data.fingerprint(*runs.train(options, folder, resume=True).vae.state_dict().values())

@@ -4,8 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.checkpoint import Checkpoint, Parts
 from pyrovae.distributed import Processes
@@ -61,10 +62,10 @@ class Record:
             if resume:
                 values = self.checkpoint.load()
                 try:
-                    self.history, self.best = History(map(dict, values["history"])), dict(values["best"])
-                except (LookupError, TypeError, ValueError) as error:
-                    raise ValueError(f"'{self.checkpoint.path}' is no checkpoint of a training") from error
-                self.history.to_csv(self.folder / HISTORY)
+                    self.history, self.best = _known(values, self.checkpoint.parts.parts["vae"])
+                    self.history.to_csv(self.folder / HISTORY)
+                except (LookupError, TypeError, ValueError, AttributeError) as error:  # of a stranger's file
+                    raise ValueError(f"'{self.checkpoint.path}' holds no history of a run") from error
             elif self.checkpoint.path.exists():
                 raise ValueError(f"'{self.folder}' keeps a run already: resume it, or give another folder")
             else:
@@ -115,3 +116,12 @@ class Record:
             except OSError as error:
                 raise FloatingPointError(f"{trouble}; {error}") from trouble
             raise FloatingPointError(f"{trouble}; '{path}' keeps that, and the batch") from trouble
+
+
+def _known(values: dict[str, Any], vae: nn.Module) -> tuple[History, dict[str, Tensor]]:
+    """History and best parameters of a checkpoint, if they are any."""
+    rows = [{name: +value for name, value in row.items()} for row in values["history"]]
+    best = {name: value.reshape(vae.state_dict()[name].shape) for name, value in values["best"].items()}
+    if best and best.keys() != vae.state_dict().keys():
+        raise ValueError
+    return History(rows), best

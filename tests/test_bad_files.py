@@ -309,7 +309,6 @@ def small_run(tmp_path_factory):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"values": None},
         {"values": {}},
         {"values": {"best": {"a": 3}, "history": []}},
         {"values": {"best": None, "history": 3}},
@@ -324,12 +323,26 @@ def test_a_checkpoint_of_other_values_is_refused(changed, small_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"values": {}}, {"settings": {}}, {"random": {}}, {"random": {"numpy": [1]}}, {"versions": 3}]
+    "changed",
+    [
+        {"values": None},
+        {"settings": 3},
+        {"parts": {}},
+        {"parts": 3},
+        {"settings": {}},
+        {"versions": 3},
+        {"random": {}},
+        {"random": {"cpu": "x", "cuda": [], "numpy": [1], "python": ()}},
+        {"values": {"history": [{"seconds": "x"}], "best": {}}},
+        {"values": {"history": [], "best": 3}},
+        {"values": {"history": [], "best": {"a": 3}}},
+    ],
 )
-def test_a_checkpoint_of_other_settings_is_not_resumed(changed, small_run, tmp_path):
+def test_a_run_does_not_go_on_from_other_values(changed, small_run, tmp_path):
     run = copy_of(small_run, tmp_path, **changed)
-    with pytest.raises(ValueError, match=rf"\A'{run / runs.CHECKPOINT}' is .*\Z"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt' (is no checkpoint|is of a run|holds no)") as told:
         runs.train(runs.parser().parse_path(run / runs.CONFIG), run, resume=True)
+    assert len(str(told.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -363,6 +376,17 @@ def test_options_of_a_run_that_are_none_are_told_in_one_line(before, after, word
 def test_what_is_told_of_a_file_is_one_short_line():
     assert readers.told("a\nb\0") == r"a\nb\x00"
     assert readers.told("x" * 1000) == "x" * 200 + "..."
+
+
+def test_a_whole_checkpoint_for_which_there_is_no_memory_is_not_damaged(small_run, monkeypatch):
+    def lacking(*args, **kwargs):
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes. Error code 12"
+        )
+
+    monkeypatch.setattr(torch, "load", lacking)
+    with pytest.raises(MemoryError, match="not enough memory"):
+        checkpoint.read(small_run / runs.CHECKPOINT)
 
 
 # The fuzz run ---------------------------------------------------------------------------------------------------------
