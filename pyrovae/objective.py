@@ -190,7 +190,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Go on from a number of steps."""
-        self.step = state["step"]
+        self.step = int(state["step"])
 
     def check_sites(self, q: dict[str, dict]) -> None:
         """Refuse a guide with a site that the bound, or the estimator of its gradient, is not for.

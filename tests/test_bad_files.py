@@ -20,6 +20,7 @@ from PIL import Image
 
 from pyrovae import checkpoint, data, readers, runs
 from pyrovae.hostile_files import Format, in_png, in_zip
+from pyrovae.objectives import ELBO
 
 CHEAP = settings(
     derandomize=True,
@@ -376,6 +377,11 @@ def test_options_of_a_run_that_are_none_are_told_in_one_line(before, after, word
 def test_what_is_told_of_a_file_is_one_short_line():
     assert readers.told("a\nb\0") == r"a\nb\x00"
     assert readers.told("x" * 1000) == "x" * 200 + "..."
+
+
+def test_the_steps_of_an_objective_are_a_number():
+    with pytest.raises(TypeError):
+        ELBO().set_extra_state({"step": {}})
 
 
 def test_a_whole_checkpoint_for_which_there_is_no_memory_is_not_damaged(small_run, monkeypatch):
