@@ -1,7 +1,7 @@
 """CUDA graphs: the kernels of a step are recorded once and launched together from then on."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,16 +21,13 @@ class Captured:
 
     Args:
         function: f, of a list of tensors whose shapes stay the same; gives a list of tensors and None.
-        generators: of random numbers that f draws, beside the device's own.
 
     References:
         PyTorch, CUDA graphs, https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
 
-    def __init__(
-        self, function: Callable[[list[Tensor]], Outputs], generators: Sequence[torch.Generator | None] = ()
-    ) -> None:
-        self.function, self.generators = function, [g for g in generators if g is not None]
+    def __init__(self, function: Callable[[list[Tensor]], Outputs]) -> None:
+        self.function = function
         self.runs, self.trouble = 0, False
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = torch.cuda.Stream()
@@ -63,8 +60,6 @@ class Captured:
         """Record f, which computes nothing yet."""
         inputs, graph = [t.detach().clone() for t in given], torch.cuda.CUDAGraph()
         try:
-            for generator in self.generators:
-                graph.register_generator_state(generator)
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 outputs = self.function(inputs)
         except RuntimeError as error:

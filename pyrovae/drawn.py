@@ -2,12 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Drawn", "Intensities", "Levels", "Means"]
+__all__ = ["Drawn", "Intensities", "Levels"]
 
 
 class Drawn(Tensor):
@@ -16,18 +15,9 @@ class Drawn(Tensor):
     Indexing, moving and copying alone give data that stand for their draws again.
     """
 
+    @abstractmethod
     def draw(self, generator: torch.Generator | None = None) -> Tensor:
         """Data x, a plain tensor of the same shape, whose means these are."""
-        return self.means(generator).draw()
-
-    def means(self, generator: torch.Generator | None = None) -> "Means":
-        """The same as a plain tensor, with what it takes to draw x."""
-        return Means(self.as_subclass(Tensor), type(self), (*vars(self).items(),), generator)
-
-    @staticmethod
-    @abstractmethod
-    def drawn(means: Tensor, generator: torch.Generator | None, **parameters: Any) -> Tensor:
-        """Data x of their means, a plain tensor of the same shape."""
 
     def alike(self, x: Tensor) -> "Drawn":
         """Means x `(...)` of draws of the same kind."""
@@ -46,19 +36,6 @@ class Drawn(Tensor):
 
     def __deepcopy__(self, memo: dict) -> "Drawn":
         return memo.setdefault(id(self), self.clone())
-
-
-class Means(NamedTuple):
-    """E[x] and how x is drawn."""
-
-    means: Tensor
-    kind: type[Drawn]
-    parameters: tuple[tuple[str, Any], ...]
-    generator: torch.Generator | None
-
-    def draw(self) -> Tensor:
-        """Data x, of the same shape."""
-        return self.kind.drawn(self.means, self.generator, **dict(self.parameters))
 
 
 class Intensities(Drawn):
@@ -87,9 +64,9 @@ class Intensities(Drawn):
             raise ValueError(f"intensities lie between 0 and 1, but these go from {x.min():.4g} to {x.max():.4g}")
         return x.as_subclass(cls)
 
-    @staticmethod
-    def drawn(means: Tensor, generator: torch.Generator | None) -> Tensor:
+    def draw(self, generator: torch.Generator | None = None) -> Tensor:
         """x ~ Bernoulli(intensity), zeros and ones, a plain tensor of the same shape."""
+        means = self.as_subclass(Tensor)
         # [u < p] takes a quarter of the time of torch.bernoulli(p).
         u = torch.rand(means.shape, generator=generator, dtype=means.dtype, device=means.device)
         return (u < means).to(means)
@@ -139,13 +116,12 @@ class Levels(Drawn):
         result.levels = int(levels)
         return result
 
-    @staticmethod
-    def drawn(means: Tensor, generator: torch.Generator | None, levels: int) -> Tensor:
+    def draw(self, generator: torch.Generator | None = None) -> Tensor:
         """x = (k + u) / n, u ~ U(0, 1), in (0, 1), a plain tensor of the same shape."""
-        half = torch.finfo(means.dtype).eps / 2  # the least step below 1
-        k = (means * levels - 0.5).round()
+        half = torch.finfo(self.dtype).eps / 2  # the least step below 1
+        k = (self.as_subclass(Tensor) * self.levels - 0.5).round()
         u = torch.rand(k.shape, generator=generator, dtype=k.dtype, device=k.device).clamp(min=half)
-        return ((k + u) / levels).clamp(max=1 - half)  # to which rounding could take it
+        return ((k + u) / self.levels).clamp(max=1 - half)  # to which rounding could take it
 
 
 def _check_floating_point(x: Tensor, name: str) -> None:

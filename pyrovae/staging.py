@@ -300,15 +300,12 @@ def _trace(
     """What the function gives, its graph, and what undoes the run, as is done if it cannot be traced."""
     tracing = _Tracing(given[0].device if given else torch.device("cpu"), watched)
     outputs: Outputs = []
-    generators = [g for g in _leaves((args, kwargs)) if isinstance(g, torch.Generator)]
-    before = tracing.random, [g.get_state() for g in generators]
+    before = tracing.random
 
     def undo() -> None:
         """Bring random numbers, tensors and attributes back to where they were."""
-        for state, device in zip(before[0], ("cpu", tracing.device), strict=False):
+        for state, device in zip(before, ("cpu", tracing.device), strict=False):
             torch.cuda.set_rng_state(state, device) if device != "cpu" else torch.set_rng_state(state)
-        for generator, state in zip(generators, before[1], strict=True):
-            generator.set_state(state)
         with torch.no_grad():
             for tensor, value in reversed(tracing.changed):
                 tensor.copy_(value)
@@ -377,7 +374,9 @@ def _inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., li
     for op in {node.target for node in graph.graph.nodes if is_random(node.target)} - lowerings.keys():
         make_fallback(op, override_decomp=True)
     table = {op: decomposed for op, decomposed in select_decomp_table().items() if not is_random(op)}
-    return compile_fx(graph, examples, config_patches={"fallback_random": True}, decompositions=table)
+    # Before PyTorch 2.13 what brings operations near each other changed the order of draws.
+    patches = {"fallback_random": True, "reorder_for_locality": False}
+    return compile_fx(graph, examples, config_patches=patches, decompositions=table)
 
 
 def _is_written(argument: Any) -> bool:
@@ -408,14 +407,10 @@ def _kind(a: Any) -> Any:
     return type(a), a
 
 
-def _leaves(a: Any) -> Iterator[Any]:
-    """What stands in nested tuples, lists and dictionaries."""
-    if isinstance(a, tuple | list | dict):
-        for part in a.values() if isinstance(a, dict) else a:
-            yield from _leaves(part)
-    else:
-        yield a
-
-
 def _tensors(a: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in _leaves(a) if isinstance(leaf, Tensor))
+    """Those that stand in nested tuples, lists and dictionaries."""
+    if isinstance(a, Tensor):
+        yield a
+    elif isinstance(a, tuple | list | dict):
+        for part in a.values() if isinstance(a, dict) else a:
+            yield from _tensors(part)

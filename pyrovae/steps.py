@@ -13,7 +13,6 @@ from torch import Tensor
 from pyrovae.check import buffers_restored, unvalidated
 from pyrovae.densities import log_densities
 from pyrovae.distributed import Processes
-from pyrovae.drawn import Drawn
 from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
@@ -70,8 +69,6 @@ class Step:
             owners = [vae, *([objective] if isinstance(objective, Objective) else [])]
             self.svi.exchange = partial(self.processes.summed, parameters=self.svi._parameters, owners=owners)
         self.told = Staged(self._told, "the ELBO", at_once=True) if compile else self._told
-        # Estimators that draw from another distribution than q(z | x) do not tell the ELBO.
-        self.tells = getattr(objective, "faithful", True)
         self.careful, self.anomaly = careful, anomaly
 
     def __call__(self, *batch: Tensor) -> Tensor:
@@ -103,7 +100,7 @@ class Step:
         undo = self._undo()
         with Sites() as sites, unvalidated(), precision(self.svi.precision):
             try:
-                self.svi._plain_gradients(*batch)
+                self.svi._plain_gradients(*map(self.svi._drawn, batch))
             except (RuntimeError, ValueError):  # which came after what is looked for
                 pass
             finally:
@@ -111,8 +108,7 @@ class Step:
         return sites
 
     def _step(self, *batch: Tensor) -> Tensor:
-        if not self.tells:
-            batch = [t.draw(self.svi.generator) if isinstance(t, Drawn) else t for t in batch]  # for both
+        batch = [*map(self.svi._drawn, batch)]  # for both
         loss, terms = self.svi.update(*batch)
         if terms is None:
             with unvalidated(), torch.no_grad(), isolated():

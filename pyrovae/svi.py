@@ -23,7 +23,7 @@ from pyrovae.check import buffers_restored, check, unvalidated
 from pyrovae.compatibility import require
 from pyrovae.cuda_graphs import Captured
 from pyrovae.densities import Program
-from pyrovae.drawn import Drawn, Means
+from pyrovae.drawn import Drawn
 from pyrovae.model import Model
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
@@ -144,7 +144,7 @@ class SVI(pyro.infer.SVI):
             self._check(*map(_some, args), **{name: _some(a) for name, a in kwargs.items()})
             if isinstance(self._gradients, Staged):
                 self._try(*args, **kwargs)
-        args, kwargs = [*map(self._means, args)], {name: self._means(a) for name, a in kwargs.items()}
+        args, kwargs = [*map(self._drawn, args)], {name: self._drawn(a) for name, a in kwargs.items()}
         with precision(self.precision) if self.precision != "float32" else nullcontext():
             if self._checked and not self.careful and self._on_cuda():
                 loss, terms = self._captured(*args, **kwargs)
@@ -184,7 +184,7 @@ class SVI(pyro.infer.SVI):
         state = [t for of in self.optimizer.state.values() for t in of.values() if isinstance(t, Tensor)]
         fixed = groups, [t.data_ptr() for t in (*graph.held, *state)]
         if self._recorded.get(graph, (None,))[0] != fixed:
-            step = Captured(lambda given: self._descend(graph(given)), [self.generator])
+            step = Captured(lambda given: self._descend(graph(given)))
             self._recorded = {g: r for g, r in self._recorded.items() if g.holds()} | {graph: (fixed, step)}
         graph.refresh()
         return self._recorded[graph][1](given)
@@ -219,7 +219,6 @@ class SVI(pyro.infer.SVI):
 
     def _plain_gradients(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The loss, the terms of the ELBO if known, and the gradient by each parameter of the optimiser."""
-        args, kwargs = map(self._drawn, args), {name: self._drawn(a) for name, a in kwargs.items()}
         for p in self._parameters():
             p.grad = None
         at_once, keep = isinstance(self.objective, Objective), not self._checked or isinstance(self.optim, PyroOptim)
@@ -251,12 +250,8 @@ class SVI(pyro.infer.SVI):
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
         return loss, totals(self.model, self.guide) if isinstance(self.model, Traced) else None
 
-    def _means(self, a: Any) -> Any:
-        return a.means(self.generator) if isinstance(a, Drawn) else a
-
     def _drawn(self, a: Any) -> Any:
-        a = self._means(a)
-        return a.draw() if isinstance(a, Means) else a
+        return a.draw(self.generator) if isinstance(a, Drawn) else a
 
     def _parameters(self) -> list[Tensor]:
         return [] if self.optimizer is None else [p for group in self.optimizer.param_groups for p in group["params"]]
