@@ -64,6 +64,8 @@ class Captured:
                 outputs = self.function(inputs)
         except RuntimeError as error:
             self.trouble = True
+            with torch.cuda.graph(torch.cuda.CUDAGraph()):  # else the device's generator takes itself to be recorded
+                torch.zeros((), device="cuda")
             warnings.warn(f"the step is not recorded as a CUDA graph: {str(error).splitlines()[0]}", stacklevel=4)
         else:
             self.graph, self.inputs, self.outputs = graph, inputs, outputs

@@ -46,7 +46,7 @@ def determinism(device: torch.device) -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = True, False
         yield
     except RuntimeError as error:
-        if not (found := re.match(r"(\S+) does not have a deterministic implementation", str(error))):
+        if not (found := re.match(r"(.+?) does not have a deterministic implementation", str(error))):
             raise
         raise ValueError(
             f"{found[1]} has no deterministic algorithm on {device}: leave out deterministic, or train on the CPU"

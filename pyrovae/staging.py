@@ -260,7 +260,8 @@ class _Graph:
         """Compile the operations, or leave them as they are; whether they were compiled."""
         examples = [t.detach() for t in (*given, *self.held)]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of what the compiler itself uses
                 self.run = _inductor(self.run, examples)
         except Exception as error:  # no compiler, or one that fails
             reason = " ".join(str(error).split("\n\n")[0].split())
