@@ -182,7 +182,7 @@ class LogDensities:
         constant. h is taken from the guide's own distributions, so the guide need not run again.
 
         Raises:
-            ValueError: if log q does not tell where z lies, or a flow cannot score a value other than its last.
+            ValueError: if log q does not tell where z lies.
 
         References:
             Roeder et al. (2017), Sticking the landing, https://arxiv.org/abs/1703.09194
@@ -203,13 +203,7 @@ class LogDensities:
         copies = {name: z.detach().requires_grad_() for name, z in drawn.items()}  # as the value that is scored
         log_q = 0
         for name, site in self.q.items():
-            try:
-                log_q_i = log_prob({**site, "value": copies.get(name, site["value"])})
-            except (KeyError, NotImplementedError) as error:
-                raise ValueError(
-                    f"guide site '{name}' ({family(site['fn'])}) can score none but its last draw, as its flow has no "
-                    f"analytic inverse, so the gradient through z alone is out of reach: use gradients.Pathwise"
-                ) from error
+            log_q_i = log_prob({**site, "value": copies.get(name, site["value"])})
             log_q = log_q + self._weighted(name, self.layout.fold(log_q_i)).sum()
         through: dict[str, Tensor] = {}  # derivatives by the value that the parameters of later sites depend on
 

@@ -3,6 +3,8 @@
 Without one, each site is drawn as its distribution draws, reparameterised where it can be.
 """
 
+from abc import ABC, abstractmethod
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions.relaxed_straight_through import QuantizeBernoulli, QuantizeCategorical
@@ -19,7 +21,7 @@ PARTICLES = "num_particles_vectorized"  # what Pyro calls its own plate of parti
 _MOST = 2**16  # joint values of a site that are enumerated
 
 
-class Draws(Messenger):
+class Draws(Messenger, ABC):
     """Abstract: takes the latent sites in turn, drawn in the guide and replayed in the model."""
 
     def _pyro_sample(self, msg: dict) -> None:
@@ -30,9 +32,9 @@ class Draws(Messenger):
                 self.draw(msg)
                 msg["done"] = True
 
+    @abstractmethod
     def draw(self, msg: dict) -> None:
         """Set the value of a site of the guide."""
-        raise NotImplementedError
 
     def replay(self, msg: dict) -> None:
         """Adapt a site of the model, which has the guide's value."""

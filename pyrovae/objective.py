@@ -100,7 +100,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
 
     def curvature(self, terms: Tensor) -> tuple[Tensor, Tensor]:
         """dF / dl_k and d^2 F / dl_k^2 for the log-weights l, `(K, ..., B)` each."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no curvature, by which gradients.DReG weights: define it")
 
     def doubly_reparameterised(self, log_weight: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the gradients by theta, and by phi through z, `(K, B)` each."""
@@ -220,8 +220,7 @@ class Objective(pyro.infer.ELBO, nn.Module):
             return "has no density, so its draws have no weights: use objectives.ELBO, which needs none"
         return None
 
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-        raise NotImplementedError("the log-densities come from log_densities, not from Pyro's traces")
+    _get_trace = None  # which Pyro wants: log-densities come from `log_densities`, not from its traces
 
 
 def _why_not(fn: TorchDistributionMixin) -> str:

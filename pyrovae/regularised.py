@@ -56,10 +56,9 @@ class Regularised(Objective):
         """The mean."""
         return terms.mean(0)
 
-    def target(self, densities: LogDensities) -> Tensor:
-        """What is maximised, for each datum, differentiable in the log-densities, `(B,)`."""
-        penalty = sum(weight * term for weight, term in self.terms_of(densities).values())
-        return (densities.reconstruction - penalty).mean(0)
+    def terms(self, densities: LogDensities) -> Tensor:
+        """What F reduces: log p(x | z) less the weighted penalties, `(K, B)`."""
+        return densities.reconstruction - sum(weight * term for weight, term in self.terms_of(densities).values())
 
     def value(self, densities: LogDensities) -> Tensor:
         """The ELBO for each datum, `(B,)`; NaN where the guide is a point."""

@@ -83,17 +83,17 @@ class TMC(Objective):
         """log 1/K sum_k w_k."""
         return log_mean(terms)
 
-    def target(self, densities: LogDensities) -> Tensor:
-        """The bound for each datum, `(B,)`, summing over one site's draws after the other's."""
+    def terms(self, densities: LogDensities) -> Tensor:
+        """Log-weights of the last site's draws, summed over those of one other site after the other, `(K, B)`."""
         own = {z: -3 - i for i, z in enumerate(densities.q)}
         factors = [*densities.log_likelihood.values(), *densities.log_prior.values()]
         factors += [-_log_mixture(densities.log_posterior[z], dim) for z, dim in own.items()]
-        for dim in own.values():
+        for dim in [*own.values()][:-1]:
             on_it = [f for f in factors if f.dim() >= -dim and f.shape[dim] > 1]
             factors = [f for f in factors if all(f is not g for g in on_it)]
             if on_it:
                 factors.append(sum(on_it).logsumexp(dim, keepdim=True) - math.log(self.num_particles))
-        return sum(factors).flatten()
+        return sum(factors).flatten(0, -2)
 
 
 def _log_mixture(log_q: Tensor, dim: int) -> Tensor:

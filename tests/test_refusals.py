@@ -12,13 +12,14 @@ from discrete import Bits
 from linear_gaussian import LinearGaussian
 from objective_checks import assert_same, gradients_of, observed, refused, two_programs
 from pyro import poutine
-from pyro.distributions.transforms import Planar
+from pyro.distributions.transforms import AffineTransform, Planar
 from pyro.infer import Trace_ELBO
 
 from pyrovae import VAE, encoders, evaluation, likelihoods, priors
 from pyrovae import baselines as B
 from pyrovae import gradients as G
 from pyrovae import objectives as E
+from pyrovae.check import check
 from pyrovae.gradient import Gradient
 from pyrovae.networks import MLP
 from pyrovae.objective import Objective
@@ -78,6 +79,8 @@ def test_a_bound_and_an_estimator_of_ones_own():
     assert_same(*(gradients_of(o, model, guide, x, module) for o in (Mean(3), E.ELBO(3))))
     loss, grads = gradients_of(E.IWAE(3), model, guide, x, module)
     assert_same(gradients_of(E.IWAE(3, Half()), model, guide, x, module), (loss / 2, [g / 2 for g in grads]))
+    with pytest.raises(NotImplementedError, match=r"Mean has no curvature, by which gradients.DReG weights: define it"):
+        Mean(3, G.DReG()).differentiable_loss(model, guide, x)
 
 
 def test_every_gradient_is_for_some_objective():
@@ -231,6 +234,52 @@ def test_a_guide_whose_score_is_not_zero_on_average(family, gradient):
     assert torch.isfinite(bound(3).differentiable_loss(model, guide, torch.randn(5)))
 
 
+@pytest.mark.parametrize("gradient", [G.STL, G.DReG])
+def test_a_density_that_does_not_tell_where_z_lies_has_no_gradient_through_it(gradient):
+    """Of a uniform q whose ends move by an affine map."""
+    scale = torch.nn.Parameter(torch.ones(()))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            observed(x, pyro.sample("z", dist.Normal(0.0, 3.0)))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = dist.Uniform(torch.zeros(()), 1.0).expand(x.shape)
+            pyro.sample("z", dist.TransformedDistribution(u, [AffineTransform(x, scale)]))
+
+    refused(model, guide, "log q at guide site 'z' .*use gradients.Pathwise", E.IWAE(3, gradient()))
+    assert torch.isfinite(E.IWAE(3).differentiable_loss(model, guide, torch.randn(5)))
+
+
+class Silent(dist.Normal):
+    """A normal distribution that does not state its support."""
+
+    @property
+    def support(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("gradient", [G.Pathwise, G.STL, G.ScoreFunction])
+def test_a_distribution_that_does_not_state_its_support_is_as_any_other(gradient):
+    holder, x = torch.nn.ParameterList([torch.nn.Parameter(torch.tensor(0.3))]), torch.randn(6)
+
+    def programs(normal):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                observed(x, pyro.sample("z", normal(torch.zeros(()), 1.0, validate_args=False)))
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", normal(holder[0] * x, 0.7, validate_args=False))
+
+        assert [*check(model, guide, x)] == ["z"]
+        return model, guide
+
+    silent, plain = (gradients_of(E.IWAE(3, gradient()), *programs(of), x, holder) for of in (Silent, dist.Normal))
+    assert_same(silent, plain)
+
+
 def test_a_variable_is_discrete_in_both_programs_or_in_none():
     vae = VAE(priors.StandardNormal(2), likelihoods.Normal(MLP(2, 3)), encoders.DiagonalNormal(MLP(3, 4)))
     vae.encoder = encoders.Bernoulli(MLP(3, 2))
@@ -254,13 +303,14 @@ def test_a_mask_in_only_one_program_is_refused():
 
 
 @pytest.mark.parametrize("k", [2, 3])
-def test_more_plates_than_stated_are_refused(k):
-    """With k = 3, as many draws as pixels, shapes would fit."""
+@pytest.mark.parametrize("dim", [None, -2])
+def test_more_plates_than_stated_are_refused(dim, k):
+    """With k = 3, as many draws as pixels, shapes would fit; -2 is where the draws' own plate is."""
 
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            with pyro.plate("pixels", 3):
+            with pyro.plate("pixels", 3, dim=dim):
                 pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
 
     def guide(x):
