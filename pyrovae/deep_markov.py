@@ -160,9 +160,8 @@ class DeepMarkovModel(Model):
             raise ValueError(f"{name} holds data of shape {tuple(x.shape[1:])}: give sequences (T, F) or images")
         for lengths in given:
             check_lengths(lengths, x, name)
-        if hasattr(self.likelihood, "check"):
-            for t, step in enumerate(steps_of(x, *given)[0].unbind(1)):
-                self.likelihood.check(step, f"step {t + 1} of {name}")
+        for t, step in enumerate(steps_of(x, *given)[0].unbind(1)):
+            super().check(step, name=f"step {t + 1} of {name}")
 
     def _next(self, z: Tensor, t: int) -> TorchDistribution:
         """What comes after t steps: p(z_1), or p(z_(t+1) | z_t)."""

@@ -8,7 +8,7 @@ from linear_gaussian import LinearGaussian
 from scipy import ndimage, stats
 from sklearn.svm import SVC
 
-from pyrovae import encoders, likelihoods, networks, priors
+from pyrovae import VAE, encoders, likelihoods, networks, priors
 from pyrovae.applications import augmented, few_of_each, rightly_told
 from pyrovae.conditions import Features, OneHot
 from pyrovae.models import ConditionalVAE
@@ -88,6 +88,18 @@ def test_draws_of_the_class_are_of_that_class():
     made = augmented(vae, torch.zeros(4, 3), y, 5)
     assert set(made) == {"reconstructions", "draws of the class"}
     assert torch.equal(made["draws of the class"].argmax(1), y.repeat(5))
+
+
+def test_what_a_model_has_no_codes_for_is_left_out():
+    """Of bits z nothing is mixed, and where z goes with a class its means are no features."""
+    x, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+    p, q = likelihoods.Bernoulli(networks.MLP(2, 3)), encoders.Bernoulli(networks.MLP(3, 2))
+    assert set(augmented(VAE(priors.Bernoulli(2), p, q), x, y, 1)) == {"reconstructions"}
+    q = encoders.DiagonalNormal(networks.MLP(3 + 3, 4))
+    vae = ConditionalVAE(priors.StandardNormal(2), likelihoods.Bernoulli(networks.MLP(2 + 3, 3)), q, OneHot(3))
+    right = rightly_told(vae, (x, y), (x, y), labelled=6, number=1)
+    assert list(right) == ["labelled data alone", "reconstructions", "draws of the class"]
+    assert right["labelled data alone"].all()
 
 
 def test_a_classifier_learns_of_those_data_whose_class_is_known():

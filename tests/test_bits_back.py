@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from data_files import LEVEL
@@ -143,6 +144,19 @@ def test_damaged_messages_and_other_models_are_refused():
 def test_models_without_the_pieces_are_refused(names, words):
     vae, x = made(**names)
     with pytest.raises(ValueError, match=words):
+        compress(vae, x)
+
+
+def test_an_encoder_of_ones_own_needs_a_cumulative_distribution_function():
+    class Student(torch.nn.Module):
+        event_shape = (2,)
+
+        def forward(self, x):
+            return dist.StudentT(3.0, x.flatten(1)[:, :2], 1.0).to_event(1)
+
+    vae, x = made()
+    vae.encoder = Student()
+    with pytest.raises(ValueError, match=r"cumulative distribution function of q\(z \| x\), which StudentT"):
         compress(vae, x)
 
 

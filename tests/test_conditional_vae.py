@@ -188,10 +188,15 @@ def test_what_does_not_fit_is_refused():
     make = lambda *sizes: networks.MLP(*sizes, hidden=())  # noqa: E731
     with pytest.raises(ValueError, match=r"the network of p\(x \| z, y\) takes \(2,\), but .* has the shape \(4,\)"):
         ConditionalVAE(vae.prior, likelihoods.Bernoulli(make(2, 3)), vae.encoder, OneHot(2))
+    with pytest.raises(ValueError, match=r"the prior is over z of shape \(3,\), but q\(z \| x, y\) over \(2,\)"):
+        ConditionalVAE(priors.StandardNormal(3), vae.likelihood, vae.encoder, OneHot(2))
     with pytest.raises(ValueError, match="1 to 3 quadrants"):
         Quadrants((1, 8, 8), 4)
     with pytest.raises(ValueError, match="holds NaN"):
         Features(2).check(torch.full((3, 2), torch.nan))
+    for y in (torch.zeros(3, 3), torch.zeros(3, 2).long()):
+        with pytest.raises(ValueError, match=r"a condition is \(N, \*\(2,\)\), floating point, not torch"):
+            Features(2).check(y)
 
 
 def test_a_plain_vae_does_not_mind_labels_beside_its_data():

@@ -71,6 +71,7 @@ def test_cdf_and_its_inverse_are_exact(logit, dtype, rel):
             v = mpmath.mpf(value.item())
             u = v if a == 0 else mpmath.expm1(a * v) / mpmath.expm1(a)
             assert p.cdf(value).item() == pytest.approx(float(u), rel=rel)
+            assert torch.equal(ContinuousBernoulli(p.logits, validate_args=False).cdf(value), p.cdf(value))
             u = torch.tensor(float(u), dtype=dtype)  # rounded; its inverse is that of the rounded number
             v = mpmath.mpf(u.item())
             back = v if a == 0 else mpmath.log1p(v * mpmath.expm1(a)) / a

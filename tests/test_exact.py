@@ -739,6 +739,10 @@ def test_what_has_no_grid_is_refused():
     discrete = BernoulliToy(2, 3)
     with pytest.raises(ValueError, match=r"sum over the states of a discrete z"):
         grid_posterior(discrete.vae, discrete.sample(2))
+    q = encoders.PowerSpherical(networks.MLP(5, 4))
+    sphere = VAE(priors.HypersphericalUniform(3), likelihoods.Normal(networks.MLP(3, 5)), q)
+    with pytest.raises(ValueError, match=r"no points in the unit sphere: use evaluation\.log_likelihood"):
+        grid_posterior(sphere, torch.zeros(2, 5))
     model = LinearGaussian(2, 5)
     x = model.sample(2)
     with pytest.raises(ValueError, match=r"num_points must be at least 7, .*not 6"):

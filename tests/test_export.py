@@ -93,6 +93,11 @@ def test_what_is_not_installed_is_told(module, run, monkeypatch, tmp_path):
         run(*images(), tmp_path)
 
 
+def test_no_draws_are_refused():
+    with pytest.raises(ValueError, match="num_draws must be at least 1, not 0"):
+        inference_data(*images(), num_draws=0)
+
+
 def test_weights_are_handed_on(tmp_path):
     vae, x = images()
     other, _ = images()

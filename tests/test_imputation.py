@@ -130,6 +130,8 @@ def test_models_and_data_without_such_a_conditional_are_refused():
             importance_resampling(vae, x, seen)
         with pytest.raises(ValueError, match=words):
             pseudo_gibbs(vae, x, seen)
+    with pytest.raises(ValueError, match="num_steps must be at least 1, not 0"):
+        pseudo_gibbs(bits(), x, seen, num_steps=0)
     for bad in (seen.float(), seen[:2], seen[:, :2]):
         with pytest.raises(ValueError, match="booleans of the same shape"):
             importance_resampling(bits(), x, bad)

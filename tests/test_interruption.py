@@ -164,6 +164,19 @@ def test_a_second_signal_ends_at_once_and_others_handlers_are_theirs():
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_thread_leaves_signals_alone():
+    found, before = [], signal.getsignal(signal.SIGTERM)
+
+    def within():
+        with Interruption() as interruption:
+            found.extend((interruption.signal, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=within)
+    thread.start()
+    thread.join()
+    assert found == [None, before]
+
+
 # Folders --------------------------------------------------------------------------------------------------------------
 
 

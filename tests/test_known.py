@@ -174,7 +174,10 @@ def test_none_where_nothing_is_known(prior, likelihood):
     assert known.log_likelihood(vae, torch.zeros(2, 4)) is None
 
 
-@pytest.mark.parametrize("p", [dist.Cauchy(0.0, 1.0), dist.Categorical(logits=torch.zeros(3))], ids=str)
+FLOW = dist.TransformedDistribution(dist.Normal(0.0, 1.0), [dist.transforms.AffineTransform(0.0, 2.0)])
+
+
+@pytest.mark.parametrize("p", [dist.Cauchy(0.0, 1.0), dist.Categorical(logits=torch.zeros(3)), FLOW], ids=str)
 def test_priors_without_moments_or_density_are_no_error(p):
     class Own(priors.Prior):
         def forward(self):

@@ -126,6 +126,11 @@ def test_a_geodesic_is_never_longer_than_the_straight_line_and_none_is_there_fro
     assert all(p.grad is None for p in vae.parameters())
 
 
+def test_a_path_of_its_two_ends_is_the_straight_one():
+    a, b = torch.zeros(2), torch.ones(2)
+    assert torch.equal(geodesic(model(Globe(), 3), a, b, num_points=2).z, torch.stack([a, b]).double())
+
+
 def test_a_path_of_fewer_points_than_its_ends_is_refused():
     with pytest.raises(ValueError, match="at least its two ends"):
         geodesic(model(Globe(), 3), torch.zeros(2), torch.ones(2), num_points=1)

@@ -648,6 +648,11 @@ def test_start_at_mean_gives_the_mean_of_the_data_where_z_tells_nothing(name, va
     torch.testing.assert_close(likelihood(randn(LATENT_DIM)).mean, x.mean(0), rtol=1e-9, atol=1e-9)
 
 
+def test_start_at_mean_needs_a_network_with_a_bias_to_set():
+    with pytest.raises(ValueError, match="output bias of a pyrovae network, not of Linear"):
+        likelihoods.Bernoulli(nn.Linear(2, 3)).start_at_mean(torch.ones(4, 3))
+
+
 @over_means
 @pytest.mark.parametrize("shape", [s for s in SHAPES if len(s) == 3], ids=str)
 def test_start_at_mean_gives_the_mean_of_each_channel_where_a_channel_shares_its_bias(name, variant, shape):

@@ -134,6 +134,7 @@ def test_few_classes_that_are_known_tell_the_others(objective):
         networks.MLP(30, 3, **small),
         alpha=20.0,
     )
+    assert m2.own_numbers(x) == {}
     before = m2.own_numbers(x, labels=truth)["accuracy"]
     fit(
         m2,

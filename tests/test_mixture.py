@@ -62,6 +62,7 @@ def test_expanded_it_scores_draws_of_every_batch_without_repeating_its_component
     z = expanded.sample()
     assert (expanded.batch_shape, expanded.event_shape, z.shape) == ((2, 5), (D,), (2, 5, D))
     torch.testing.assert_close(expanded.log_prob(z), p.log_prob(z.reshape(-1, D)).reshape(2, 5))
+    assert p.expand((2, 0)).sample().shape == (2, 0, D)
 
 
 def test_a_density_takes_a_number_for_each_component_and_dimension_but_of_normals_not_for_dimensions():

@@ -95,6 +95,9 @@ def test_the_two_sample_test_has_its_level_and_finds_what_differs():
     assert stats.binomtest(int((p <= 0.1).sum()), len(p), 0.1).pvalue > 1e-3
     assert stats.kstest(p, stats.uniform(0, 1).cdf).pvalue > 1e-3
     assert two_sample(x[0], y[0] + 1).p_value == 1 / 501
+    for of in ((x[0], y[0, :, :2]), (x[0, :1], y[0])):
+        with pytest.raises(ValueError, match="at least two data each, alike in shape, not"):
+            two_sample(*of)
     z = torch.randn(800, 2, generator=generator)
     crossed = torch.stack([z[:, 0], z[:, 0] * z[:, 1].sign()], 1)  # the same means, variances and margins
     assert two_sample(z[:400], crossed[400:]).p_value < 0.01

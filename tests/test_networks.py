@@ -421,6 +421,7 @@ BAD = {
     "hidden": [0, -1],
     "channels": [(), (4, 0), (-4, 4)],
     "normalization": ["group"],
+    "activation": [nn.Module, nn.Bilinear],
     "dropout": [-0.1, 1.0, float("nan")],
     "kernel_size": [4, 0, -3, 1],  # stride 2 skips pixels where the kernel is 1 wide
 }

@@ -156,6 +156,8 @@ def test_a_state_brings_its_own_data(assign):
         assert [name for name, _ in other.named_parameters()] == ["layers.1.rows"]
     with pytest.raises(RuntimeError, match="size mismatch"):
         PerDatum(5, 4).load_state_dict(one.state_dict())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        PerDatum(5, 3).load_state_dict({})
 
 
 # A posterior without amortisation

@@ -87,6 +87,12 @@ def test_divergence_from_the_uniform(dim, kappa):
     assert kl_divergence(make(dim, 1e-9), uniform).item() == pytest.approx(0, abs=1e-8)
 
 
+def test_the_entropy_of_the_uniform_is_the_logarithm_of_the_area():
+    for dim, area in ((2, 2 * np.pi), (3, 4 * np.pi), (4, 2 * np.pi**2)):
+        entropy = HypersphericalUniform(dim).expand((2,)).entropy()
+        assert entropy.tolist() == pytest.approx([np.log(area)] * 2)
+
+
 @DIMS
 @CONCENTRATIONS
 def test_float32_is_close_to_float64(dim, kappa):

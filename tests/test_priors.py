@@ -268,6 +268,7 @@ def test_latent_dim_below_one_is_refused(name, variant, latent_dim):
         (lambda: priors.RelaxedBernoulli(2, temperature=0.0), "temperature.*0"),
         (lambda: priors.RelaxedOneHotCategorical(2, temperature=-1.0), "temperature.*-1"),
         (lambda: priors.GaussianProcess(7, index=range(3)), r"multiple of T.*\(3, 1\).*7"),
+        (lambda: priors.GaussianProcess(2, index=3), "index must be numbers, or a tensor of them, not 3"),
         (lambda: priors.GaussianProcess(2, length_scale=0.0), "length_scale.*0"),
         (lambda: priors.GaussianProcess(2, period=-1.0), "period.*-1"),
     ],

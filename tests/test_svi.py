@@ -346,6 +346,17 @@ def test_a_parameter_that_the_programs_do_not_use_is_told():
         step(vae.model, vae.guide, [*vae.parameters(), *other.parameters()])
 
 
+def test_a_parameter_on_which_no_density_depends_is_told():
+    def model(x):
+        pyro.param("mine", torch.ones(2))
+        with pyro.plate("data of z", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x.flatten(1)[:, :3])
+
+    with pytest.raises(ValueError, match="parameter 'mine' is not trained: it is not used by the model or the guide"):
+        SVI(model, one_site(), pyro.optim.Adam({}), Trace_ELBO()).step(make_data())
+
+
 def test_a_network_without_pyro_module_is_told():
     vae = make_vae()
 
@@ -389,11 +400,15 @@ def test_a_dead_unit_is_warned_of():
 
 def one_site(name="z", event=3, batch=True):
     def program(x):
-        with pyro.plate("data", len(x)):
+        with pyro.plate(f"data of {name}", len(x)):
             normal = dist.Normal(torch.zeros(len(x), event), torch.ones(event))
             pyro.sample(name, normal.to_event(1) if batch else normal)
 
     return program
+
+
+def both(*programs):
+    return lambda x: [program(x) for program in programs]
 
 
 def likelihood_of(name="z", event=3, declared=3):
@@ -410,7 +425,8 @@ def likelihood_of(name="z", event=3, declared=3):
     ("model", "guide", "message"),
     [
         (likelihood_of(), one_site("y"), "'z' is in the model but not in the guide"),
-        (likelihood_of(), one_site("x"), "'z' is in the model but not in the guide|'x' is observed in the model but"),
+        (likelihood_of(), one_site("x"), "'z' is in the model but not in the guide"),
+        (likelihood_of(), both(one_site(), one_site("x")), "'x' is observed in the model but sampled in the guide"),
         (likelihood_of(), one_site(event=2), r"'z' has event shape \(3,\) in the model but \(2,\) in the guide"),
         (likelihood_of(), one_site(batch=False), r"at site z dim -1, 24 vs 3: declare .* by .to_event"),
         (likelihood_of(declared=2), one_site(), r"'x' has log-densities of shape \(24, 24\).* plates .* \(24,\)"),

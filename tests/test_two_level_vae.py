@@ -112,5 +112,8 @@ def test_parts_that_do_not_fit_are_refused():
     top, low = normal([[1.0, 1.0, 1.0]], 1.0), normal([[1.0] * 4], 1.0)
     with pytest.raises(ValueError, match=r"the network of q\(z1 \| x, z2\) takes \(3,\)"):
         TwoLevelVAE(priors.StandardNormal(1), decoder, likelihood, top, top)
+    two = likelihoods.Normal(networks.MLP(3, 3), 1.0)  # of z1 in the plane
+    with pytest.raises(ValueError, match=r"p\(z1 \| z2\) is over \(2,\), but q\(z1 \| x, z2\) over \(1,\)"):
+        TwoLevelVAE(priors.StandardNormal(1), normal([[1.0]] * 2, 1.0), two, top, low)
     with pytest.raises(ValueError, match=r"p\(z2\) is over \(2,\), but q\(z2 \| x\) over \(1,\)"):
         TwoLevelVAE(priors.StandardNormal(2), decoder, likelihood, top, low)

@@ -105,6 +105,8 @@ def test_a_point_has_no_region_and_a_flow_without_an_inverse_none_either():
     for words, encoder in {"gives a point": encoders.Delta(networks.MLP(3, 2)), "at its own draws alone": flow}.items():
         with pytest.raises(ValueError, match=words):
             region_coverage(VAE(priors.StandardNormal(2), likelihood, encoder))
+        with pytest.raises(ValueError, match=f"{type(encoder).__name__} tells no density q"):
+            posterior_regions(VAE(priors.StandardNormal(2), likelihood, encoder), torch.zeros(2, 3), LEVELS)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.05])
@@ -159,6 +161,12 @@ def test_a_narrow_posterior_far_away_is_found():
     x = model.sample(3) + 3 * model.weight.detach().sum(1)
     for region, log_likelihood in zip(posterior_regions(model.vae, x, LEVELS), model.log_likelihood(x), strict=True):
         torch.testing.assert_close(region.log_likelihood, log_likelihood, rtol=0, atol=1e-2)
+
+
+def test_there_is_none_where_no_grid_holds_both_a_narrow_posterior_and_a_wide_guide():
+    model = exact.LinearGaussian(latent_dim=1, data_dim=4, scale=0.01)
+    model.solve_encoder()
+    assert posterior_regions(narrowed(model, 1000.0), model.sample(2), LEVELS) == [None, None]
 
 
 def test_regions_of_three_dimensions_are_refused():

@@ -238,6 +238,18 @@ def test_networks_of_ones_own_need_no_declared_shapes():
     assert losses[-1] < losses[0] - 50
 
 
+def test_a_likelihood_of_ones_own_need_not_check_data():
+    class Own(nn.Module):
+        def forward(self, z):
+            return pyro.distributions.Normal(self.network(z), 1.0).to_event(1)
+
+    own, encoder = Own(), encoders.DiagonalNormal(networks.MLP(3, 4))
+    own.network = networks.MLP(2, 3)
+    ours = likelihoods.Normal(own.network, scale=1.0, learned=False)
+    one, other = (evaluation.elbo(VAE(priors.StandardNormal(2), p, encoder), torch.ones(5, 3), 20) for p in (own, ours))
+    torch.testing.assert_close(one, other)
+
+
 def test_state_dict_round_trip_and_dtype():
     vae, other, x = make_vae(0), make_vae(1), make_data()
     other.load_state_dict(vae.state_dict())

@@ -300,13 +300,15 @@ def test_a_single_code_has_a_prior():
 def test_distributions_are_expanded():
     codebook = Codebook(3, (2, 2))
     p, q = Codewords(priors.AutoregressiveCodes(2, 3)(), codebook), Nearest(torch.randn(5, 4), codebook)
+    unchecked = Nearest(q.vector, codebook, validate_args=False)
     assert p.expand((5,)).sample((3,)).shape == q.expand((3, 5)).sample().shape == (3, 5, 4)
     z = q.sample()
     assert torch.equal(p.expand((5,)).log_prob(z), p.log_prob(z))
     assert q.expand((3, 5)).log_prob(z).tolist() == [[0.0] * 5] * 3
-    assert q.log_prob(codebook(z.flip(0))).tolist() == [
-        0.0 if torch.equal(a, b) else -np.inf for a, b in zip(z, z.flip(0), strict=True)
-    ]
+    for same in (q, unchecked):
+        assert same.log_prob(codebook(z.flip(0))).tolist() == [
+            0.0 if torch.equal(a, b) else -np.inf for a, b in zip(z, z.flip(0), strict=True)
+        ]
     assert torch.equal(q.mean, z)
 
 

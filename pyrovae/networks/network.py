@@ -2,7 +2,6 @@
 
 from abc import ABC
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from math import prod
 from typing import Literal, get_args
@@ -168,11 +167,11 @@ class Hidden:
         if normalization not in (None, *get_args(Normalization)):
             raise ValueError(f"normalization is 'batch', 'layer' or None, not {normalization!r}")
         try:
-            unit = activation()
-            with suppress(RuntimeError):  # of one for other channels
-                unit(torch.zeros(0, 2))
+            activation()(torch.zeros(0, 2))
         except (TypeError, NotImplementedError) as error:
             raise ValueError(f"activation makes a module of one tensor, as nn.ReLU does, not {activation}") from error
+        except RuntimeError:  # of one for other channels
+            pass
         self.activation, self.normalization = activation, normalization
         self.dropout = number("dropout", dropout, least=0, below=1)
 
