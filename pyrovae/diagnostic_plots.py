@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyrovae.plotting import _colors, _legend, _montage, _styled, _width
+from pyrovae.plotting import _colors, _legend, _montage, _panels, _styled, _width
 
 __all__ = [
     "evidence",
@@ -216,10 +216,8 @@ def replicated_statistics(checks: Mapping[str, tuple[float, Tensor, float]], tit
     rows = -(-len(checks) // columns)
     figure = Figure(figsize=(1 + 3.6 * columns, 1 + 2.5 * rows), layout="constrained")
     figure.suptitle(title)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(checks) :]:
-        axes.set_visible(False)
-    for axes, (name, (observed, replicated, p)) in zip(grid.flat, checks.items(), strict=False):
+    panels = _panels(figure, len(checks), columns)
+    for axes, (name, (observed, replicated, p)) in zip(panels, checks.items(), strict=True):
         axes.hist(_array(replicated), bins=30, color="lightgrey")
         axes.axvline(observed, color="tab:red")
         axes.set(title=f"{name}, p = {p:.2g}", yticks=[])
@@ -287,10 +285,7 @@ def posteriors(
     rows = -(-len(truth) // columns)
     colors = dict(zip([*guides, *draws], ("tab:red", "tab:orange", "black", "tab:green", "tab:purple"), strict=False))
     figure = Figure(figsize=(1 + 3.4 * columns + 2.5, 0.6 + (3.4 if x is None else 4.0) * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(truth) :]:
-        axes.set_visible(False)
-    for i, axes in zip(range(len(truth)), grid.flat, strict=False):
+    for i, axes in enumerate(_panels(figure, len(truth), columns)):
         panel = _line_panel if len(nodes) == 1 else _contour_panel
         of_datum = ({name: t[i] for name, t in group.items()} for group in (guides, draws))
         panel(axes, [_array(n) for n in nodes], _array(truth[i]), *of_datum, colors)
@@ -311,12 +306,11 @@ def _contour_panel(axes: Axes, nodes: list, truth: np.ndarray, guides: dict, dra
         axes.plot(*_array(t).T, ".", color=colors[name], markersize=2.5, alpha=0.6)
     for name, density in guides.items():
         q = _array(density).T
-        if not q.max() > 0:
-            continue
         falling = np.sort(q, axis=None)[::-1]
-        mass = falling.cumsum() / falling.sum()
-        levels = sorted({falling[min((mass < share).sum(), len(mass) - 1)] for share in (0.95, 0.5)})
-        axes.contour(*nodes, q, levels=levels, colors=[colors[name]], linewidths=1.5)
+        mass = falling.cumsum()
+        levels = {falling[(mass < share * mass[-1]).sum()] for share in (0.95, 0.5)} - {falling[0]}
+        if levels:  # a needle may be on one point of the grid, or on none
+            axes.contour(*nodes, q, levels=sorted(levels), colors=[colors[name]], linewidths=1.5)
     axes.set(xlabel="$z_1$", ylabel="$z_2$")
     axes.locator_params(nbins=5)
     seen = _seen(truth, guides)

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from torch import Tensor
@@ -442,6 +442,11 @@ def _scatter(axes: Axes, points: Tensor, labels: Tensor | None, size: float = 10
         axes.scatter(*points[labels == label].T, color=colors[label], **style)
     for label in classes:
         _write(axes, *points[labels == label].mean(0).tolist(), str(label), colors[label] if edge else "black")
+
+
+def _panels(figure: FigureBase, number: int, columns: int) -> list[Axes]:
+    """So many axes, row after row, and none in what is left of the last row."""
+    return [figure.add_subplot(-(-number // columns), columns, place) for place in range(1, number + 1)]
 
 
 def _write(axes: Axes, x: float, y: float, text: str, color: str | tuple = "black") -> None:

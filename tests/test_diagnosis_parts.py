@@ -1,6 +1,7 @@
 """What a diagnosis says of the numbers it is given: of which data, under which name, with which sign."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from pyro.distributions import Normal
 from pyrovae import diagnosis, diagnosis_parts, diagnostics, evaluation, runs
 from pyrovae.diagnostics.annealing import AIS, BDMC
 from pyrovae.diagnostics.effective_beta import EffectiveBeta
-from pyrovae.diagnostics.gaps import Estimate, Gaps
+from pyrovae.diagnostics.gaps import Estimate, Gaps, Mean
+from pyrovae.diagnostics.information import Information
+from pyrovae.diagnostics.posteriors import Posteriors
 from pyrovae.diagnostics.reliability import Reliability
 from pyrovae.section import Section
 
@@ -61,7 +64,7 @@ def test_gaps_are_of_training_and_of_test_data_and_the_verdict_is_on_test_data(r
         first = 10 * len(seen)
         values = (per_datum(first + i) for i in range(6))
         evidence, best, amortised, approximation, amortisation, richer = values
-        settled = torch.tensor([True, True, True, False])
+        settled = torch.tensor([True, True, True, len(seen) == 1])  # all of training data
         return Gaps(evidence, best, amortised, approximation, amortisation, richer, per_datum(first + 7.0), settled)
 
     monkeypatch.setattr(diagnostics, "gaps", gaps)
@@ -75,7 +78,8 @@ def test_gaps_are_of_training_and_of_test_data_and_the_verdict_is_on_test_data(r
     rows = {name: {tuple(t.flatten().tolist()) for t in x} for name, x in (("test", parts.x), ("train", parts.train))}
     assert all(tuple(t.flatten().tolist()) in rows["train"] for t in seen[0])
     assert torch.equal(seen[1], parts.x[: len(seen[1])])
-    assert "For 25% of the test data the search for q* was cut short" in " ".join(section.sentences)
+    [sentence] = section.sentences
+    assert "For 25% of the test data the search for q* was cut short" in sentence
 
 
 def test_shares_of_k_hat_and_coverage_go_by_their_names(run, monkeypatch):
@@ -136,6 +140,45 @@ def test_pixels_have_the_spread_of_draws(run, monkeypatch):
     parts.pixels(Section("", ""))
     assert (shown["m"] - 3).abs().max() < 0.1
     assert (shown["s"] - 0.1).abs().max() < 0.05
+
+
+def test_a_table_without_labels_has_neither_pixels_nor_classes(run):
+    parts, section = diagnosis_parts.Parts(run, 40), Section("", "")
+    parts.run, parts.x = run._replace(dataset=replace(run.dataset, labels=None)), parts.x.flatten(1)
+    parts.pixels(section)
+    parts.labels(section)
+    assert not section.figures
+    assert section.sentences == ["The data have no labels."]
+
+
+@pytest.mark.parametrize(("rate", "words"), [(0.5, "KL(q(z) || p(z))"), (3.0, "at most so large")])
+def test_what_few_data_cannot_tell_is_an_upper_bound(run, monkeypatch, rate, words):
+    of = Mean(rate, 0.1, 0.1)
+    found = Information(rate=of, mutual_information=of, aggregate_kl=of, num_data=20)
+    monkeypatch.setattr(diagnostics, "information", lambda *_, **__: found)
+    numbers = computed(run, "information")[0].numbers
+    assert [*numbers] == ["rate", "mutual information", "aggregate kl"]  # what there is
+    assert numbers["aggregate kl"].meaning.startswith(words)
+    assert numbers["aggregate kl"].value == rate
+
+
+def test_a_guide_is_drawn_where_it_has_a_density_and_told_where_the_grid_misses_it(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr(diagnosis_parts.plots, "posteriors", lambda *of: shown.append(of))
+    z, draws = torch.linspace(-4, 4, 81), torch.zeros(2, 5, 1)
+    normal = Normal(0.0, 1.0).log_prob(z).exp()
+    missed = torch.stack([normal, torch.zeros(81)])  # of the second datum
+    for guide in (missed, None):
+        found = Posteriors([z], normal.expand(2, 81), guide, normal.expand(2, 81), draws, draws, draws)
+        monkeypatch.setattr(diagnostics, "posteriors", lambda *_, found=found, **__: found)
+        parts, section = diagnosis_parts.Parts(run, 40), Section("", "")
+        parts.run = run._replace(options=run.options.clone())
+        parts.run.options.latent_dim = 1
+        parts.posteriors(section)
+        _, _, lines, points, _ = shown.pop()
+        assert ("q(z | x)" in lines, "q(z | x)" in points) == (guide is not None, guide is None)
+        told = "q(z | x) is off the grid, or narrower than its spacing, for 1 of the data."
+        assert section.sentences == ([] if guide is None else [told])
 
 
 def test_data_are_drawn_at_random_with_their_labels(run):

@@ -98,6 +98,17 @@ def test_contours_hold_half_and_nearly_all_of_the_mass():
     assert radii == pytest.approx(exact, rel=0.02)
 
 
+@pytest.mark.parametrize("height", [0.0, 1.0])
+def test_a_needle_on_one_point_or_on_none_has_no_contour(height):
+    z = torch.linspace(-5, 5, 41)
+    normal = (-z.square() / 2).exp()
+    needle = torch.zeros(1, 41, 41)
+    needle[0, 20, 20] = height
+    plane = (normal[:, None] * normal)[None]
+    with_it, without = (plots.posteriors([z, z], plane, guides, {}).axes[0] for guides in ({"q": needle}, {}))
+    assert len(with_it.collections) == len(without.collections)
+
+
 def test_z_1_runs_to_the_right():
     z, p = torch.linspace(-4, 4, 81), lambda m: (-(torch.linspace(-4, 4, 81) - m).square() / 0.1).exp()
     plane = (p(2.0)[:, None] * p(-1.0))[None]  # at z = (2, -1)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.plotting import _TILE, _colors, _montage, _styled
+from pyrovae.plotting import _TILE, _colors, _montage, _panels, _styled
 
 __all__ = ["areas", "curves", "histograms"]
 
@@ -115,7 +115,4 @@ def _grid(panels: int, width: float, height: float, above: float = 0.0) -> tuple
     rows = -(-panels // columns)
     figure = Figure(figsize=(max(width * columns, 9), height * rows + above + 1), layout="constrained")
     part = figure.subfigures(2, height_ratios=[above, height * rows])[1] if above else figure
-    grid = list(part.subplots(rows, columns, squeeze=False).flat)
-    for axes in grid[panels:]:
-        axes.set_visible(False)
-    return figure, grid[:panels]
+    return figure, _panels(part, panels, columns)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae import family_plots
 from pyrovae.diagnostic_plots import _array, _contour_panel, _line_panel
-from pyrovae.plotting import _colors, _montage, _styled
+from pyrovae.plotting import _colors, _montage, _panels, _styled
 
 __all__ = ["coverages", "elements", "images", "regions"]
 
@@ -126,11 +126,8 @@ def regions(
     rows = -(-len(panels) // columns)
     colors = {"p(z | x), true": "tab:blue", "q(z | x)": "tab:red"}
     figure = Figure(figsize=(4 * columns + 0.5, 4.3 * rows + 1), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
-    for i, (nodes, truth, guide) in enumerate(panels):
-        axes, panel = grid[i], _line_panel if len(nodes) == 1 else _contour_panel
+    for i, (axes, (nodes, truth, guide)) in enumerate(zip(_panels(figure, len(panels), columns), panels, strict=True)):
+        panel = _line_panel if len(nodes) == 1 else _contour_panel
         lines = dict(zip(colors, (truth, guide), strict=True))
         panel(axes, [_array(n) for n in nodes], _array(truth), lines, {}, colors)
         axes.set_title(titles[i], x=0.57)
