@@ -200,8 +200,7 @@ def figures(members: Mapping[str, runs.Run], seed: int) -> Iterator[tuple[str, F
         vae = run.vae
         some = x.to(next(vae.parameters()))
         with isolated(seed, "figures"):
-            if hasattr(vae, "reconstruct"):
-                rebuilt[name] = vae.reconstruct(some)
+            rebuilt[name] = vae.reconstruct(some)
             if has_one_vector(vae, run.dataset.test):
                 paths |= {f"{name}, {i}": row for i, row in enumerate(_paths(vae, some), 1)}
             try:

@@ -1,5 +1,7 @@
 """Scores of anomalies against closed forms, the area under the ROC curve against pairs, and the task `detect`."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,9 @@ from sklearn.metrics import roc_auc_score
 
 from pyrovae import applications, blueprints, exact, likelihoods, runs
 from pyrovae.tasks import TASKS, write
+from pyrovae.tasks.detect import _regret_steps
+from pyrovae.tasks.detected import Case
+from pyrovae.tasks.detected import result as result_of
 from pyrovae.tasks.held_out import without
 from pyrovae.tasks.strangers import strangers
 
@@ -149,6 +154,29 @@ def test_detect_names_the_set_whose_log_p_is_higher_than_that_of_known_data(resu
     assert f"log p(x) is higher for {least[1].removesuffix('/surprisal')}, which the model never saw" in result.summary
 
 
+def of_tables(score):
+    """Two sets that are larger in a score by 20 and by 10 than known data, of one column."""
+    known = torch.arange(20.0)
+    new = {"far": known + 20, "near": known + 10}
+    return {name: Case(known[:, None], t[:, None], {score: (known, t)}, -known) for name, t in new.items()}
+
+
+def test_where_all_that_is_new_is_surprising_the_least_area_is_told():
+    found = result_of({}, of_tables("surprisal"), ["the end"])
+    area = sum((i + 10 > j) + 0.5 * (i + 10 == j) for i in range(20) for j in range(20)) / 400
+    assert found.numbers["near/surprisal"] == pytest.approx(area)
+    assert f"No set surely has a higher log p(x) than known data; the least area is {area:.2f}" in found.summary
+    assert "for near.\nthe end" in found.summary
+    assert found.files.keys() == {"areas.csv", "roc.png", "log_likelihoods.png", "failure.png"}
+
+
+def test_without_log_p_there_are_areas_alone():
+    found = result_of({}, of_tables("distortion"), [])
+    ends = ("", "/low", "/high")
+    assert found.numbers.keys() == {f"{name}/distortion{end}" for name in ("far", "near") for end in ends}
+    assert found.files.keys() == {"areas.csv", "roc.png"}
+
+
 def test_a_class_that_is_held_out_is_in_test_data_alone(run):
     lacking = without(run, 8, epochs=1)
     train, valid, test = lacking.dataset.labels
@@ -185,5 +213,9 @@ def test_detect_refuses_classes_that_there_are_not_and_models_of_x_given_somethi
     vae, dataset = runs.build(model=blueprints.ConditionalVAE(), device="cpu")
     with pytest.raises(ValueError, match="ConditionalVAE is a model of x given y: take a run of another model"):
         TASKS["detect"](runs.Run(vae, dataset, [], run.options))
+    hierarchical, _ = runs.build(model=blueprints.HierarchicalVAE(), device="cpu")
     with pytest.raises(ValueError, match="and HierarchicalVAE is none"):
-        applications.likelihood_regret(runs.build(model=blueprints.HierarchicalVAE(), device="cpu")[0], torch.zeros(1))
+        applications.likelihood_regret(hierarchical, torch.zeros(1))
+    steps, (note,) = _regret_steps(hierarchical, torch.zeros(1), 50)
+    assert steps is None
+    assert re.match("no regret: .* and HierarchicalVAE is none", note)

@@ -70,6 +70,11 @@ def test_a_model_without_a_bound_is_refused(folder, task):
         tasks.TASKS[task](runs.Run(*runs.prepare(options)[:2], [], options), num_samples=2)
 
 
+def test_a_table_has_no_halves():
+    with pytest.raises(ValueError, match=r"the top half is one of an image, not of data \(4,\): hide at random"):
+        hidden(torch.zeros(2, 4), "top", 0.5, (), 0)
+
+
 def test_halves_are_half_also_of_odd_sizes():
     x = torch.zeros(2, 1, 5, 7)
     assert [hidden(x, half, 0.5, (), 0)[0, 0].sum().item() for half in ("top", "bottom", "left", "right")] == [

@@ -143,3 +143,18 @@ def test_what_is_no_image_does_not_go_through_convolutions(tmp_path):
     options, _, _ = runs.parse(["--data", str(rows), "--likelihood", "Normal", "--encoder_network", "Conv"])
     with pytest.raises(ValueError, match="a convolutional network needs an image"):
         runs.prepare(options)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ConditionalVAE", "needs the classes of the data, and rows.csv has none"),
+        ("DeepMarkovModel", r"is of sequences \(T, F\) or images, not of data \(2,\)"),
+    ],
+)
+def test_a_table_without_labels_is_neither_of_classes_nor_of_steps(name, words, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b\n" + "1.0,2.0\n" * 20)
+    options, _, _ = runs.parse(["--data", str(rows), "--likelihood", "Normal", "--model", name])
+    with pytest.raises(ValueError, match=words):
+        runs.prepare(options)

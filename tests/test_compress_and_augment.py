@@ -31,6 +31,19 @@ def test_compress_keeps_a_file_that_decodes_and_the_numbers_it_was_made_for(digi
         tasks.TASKS["compress"](digits_run, num_samples=1)
 
 
+def test_a_message_that_decodes_to_other_data_is_of_no_use(digits_run, monkeypatch):
+    monkeypatch.setattr("pyrovae.applications.decompress", lambda vae, message: torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="decoding gave other data"):
+        tasks.TASKS["compress"](digits_run, num_data=1)
+
+
+def test_a_sheet_of_images_in_colour_is_in_colour():
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 4, 6), dtype=np.uint8)
+    found = np.asarray(sheet(images, binary=False))
+    assert found.shape == (8, 12, 3)
+    assert np.array_equal(found[4:, :6], images[2].transpose(1, 2, 0))  # two in a row
+
+
 def test_other_compressors_have_the_data_at_their_best():
     rng = np.random.default_rng(0)
     x = torch.from_numpy((rng.random((50, 1, 4, 6)) < 0.1).astype(np.float32))

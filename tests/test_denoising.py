@@ -8,6 +8,7 @@ from pyrovae import VAE, encoders, likelihoods, networks, priors
 from pyrovae.applications import denoise
 from pyrovae.corruptions import GaussianNoise, Masking, SaltAndPepper
 from pyrovae.exact import LinearGaussian
+from pyrovae.models import IncompleteVAE
 from pyrovae.tasks.denoise import denoise as denoise_task
 from pyrovae.tasks.task import write
 
@@ -93,6 +94,13 @@ def test_the_task_tells_by_how_much(tmp_path, digits_run):
         more = numbers[f"squared_error_{other}"] - numbers["squared_error_denoised"]
         assert math.isclose(numbers[f"more_by_{other}"], more, rel_tol=1e-4)
     assert abs(numbers["squared_error_corrupted"] - 64 * 0.1) < 0.8  # a tenth of all pixels is turned over
+
+
+def test_the_task_needs_a_reconstruction(digits_run):
+    encoder = encoders.DiagonalNormal(networks.MLP(5, 4))
+    vae = IncompleteVAE(priors.StandardNormal(2), likelihoods.Bernoulli(networks.MLP(2, 5)), encoder)
+    with pytest.raises(ValueError, match=r"IncompleteVAE has no reconstruct\(x\), by which"):
+        denoise_task(digits_run._replace(vae=vae))
 
 
 def test_the_task_leaves_out_what_it_cannot_do(digits_run):

@@ -1,6 +1,7 @@
 """The family side by side: a table with its empty cells, figures, and going on where it stopped."""
 
 import json
+import math
 import re
 import shlex
 from dataclasses import replace
@@ -95,6 +96,15 @@ def test_the_largest_step_is_that_of_the_means(jump, expected):
     assert found == pytest.approx(large / ((49 * small + large) / 50), rel=1e-3)
     if expected:
         assert found == pytest.approx(expected, rel=1e-3)
+    assert not [*family.figures({"VAE": run}, seed=0)]  # as the data are no images
+
+
+def test_a_cell_without_a_number_says_why():
+    metrics = dict.fromkeys(family.COLUMNS.values(), 1.5)
+    rows, notes = family.table({"VAE": metrics, "two layers": metrics | {"largest_step": math.nan}})
+    marks = rows.set_index("model")["largest step"]
+    assert marks["VAE"] == "1.50"
+    assert f"{marks['two layers']} x is not made of one vector z" in notes
 
 
 @pytest.mark.parametrize(("name", "drawn"), [("autoencoder", {"paths"}), ("two layers", {"samples"})])
@@ -102,4 +112,5 @@ def test_a_member_alone_has_the_figures_that_there_are_for_it(name, drawn, tmp_p
     options, *_ = runs.parse([*SMALL, *shlex.split(family.MEMBERS[name].options), "--out", str(tmp_path)])
     vae, dataset, _ = runs.prepare(options)
     run = runs.Run(vae, replace(dataset, test=dataset.test[:5]), [], options)
+    assert math.isnan(family.largest_step(run)) == (name == "two layers")
     assert {figure for figure, _ in family.figures({name: run}, seed=0)} == {"reconstructions", *drawn}

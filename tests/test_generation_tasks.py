@@ -1,5 +1,7 @@
 """The tasks that generate, interpolate, traverse and add, on tiny runs: their numbers, files and refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from data_files import write_few_digits
@@ -97,6 +99,10 @@ def test_interpolate(run, tmp_path):
         assert (tmp_path / name).stat().st_size < 2_000_000
         with Image.open(tmp_path / name) as picture:
             assert (picture.n_frames, picture.info["loop"]) == (32, 0)
+    without = run._replace(dataset=replace(run.dataset, labels=None))
+    other = tasks.TASKS["interpolate"](without, method="linear", steps=2, end=7)
+    assert (other.numbers["start"], other.numbers["end"]) == (0, 7)
+    assert {*other.files} == {"paths.npz", "paths.png", "paths.gif"}
     with pytest.raises(ValueError, match="no test datum 30: give an index from 0 to 29"):
         tasks.TASKS["interpolate"](run, end=30)
     with pytest.raises(ValueError, match="at least its two ends"):

@@ -153,6 +153,17 @@ def test_without_a_truth_there_is_no_bias_but_a_ratio():
     assert first["gradient_norm"] == pytest.approx(first["snr"] * first["variance"] ** 0.5)
 
 
+def test_without_an_unbiased_estimator_there_is_no_truth():
+    class Stuck(objectives.ELBO):
+        estimators = (STL,)
+
+    one = OneDimension()
+    (row,) = study(one, X, {"STL": (Stuck, STL)}, [2], 20, blocks={"m": [one.m]})
+    assert math.isnan(row["bias"])
+    assert math.isfinite(row["snr"])
+    assert row["reference_draws"] == 0
+
+
 # --- bias, where it is and where it is not ---
 
 
@@ -440,6 +451,18 @@ def test_programs_of_ones_own_in_float32_and_with_frozen_parameters():
     alone = study(two, x, {"IWAE": (objectives.IWAE, DReG)}, [2], 2, blocks={"a": [two.a]})
     assert rows[0]["variance"] == alone[0]["variance"]
     assert not two.m.requires_grad
+
+
+def test_blocks_are_told_by_the_encoder_of_a_module_of_ones_own():
+    class Own(nn.Module):
+        def __init__(self, vae):
+            super().__init__()
+            self.encoder, self.likelihood, self.model, self.guide = vae.encoder, vae.likelihood, vae.model, vae.guide
+
+    toy = exact.LinearGaussian(2, 4)
+    rows = [study(vae, toy.sample(3), ELBO, [2], 3, reference_draws=0) for vae in (toy.vae, Own(toy.vae))]
+    assert [row["block"] for row in rows[0]] == ["generative", "inference"]
+    assert [row["variance"] for row in rows[0]] == [row["variance"] for row in rows[1]]
 
 
 def test_there_is_a_progress_bar_that_names_pair_and_k(capsys):

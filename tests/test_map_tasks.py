@@ -1,5 +1,7 @@
 """The tasks map, manifold and uncertainty on small runs: their numbers and files, not the look."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -77,8 +79,12 @@ def test_a_roll_has_positions_and_two_columns_no_manifold(tmp_path):
         tasks.TASKS["manifold"](run)
 
 
-def test_uncertainty_is_split_and_checked(digits, table, tmp_path):
+def test_uncertainty_is_split_and_checked(digits, table, tmp_path, monkeypatch):
+    module = inspect.getmodule(tasks.TASKS["uncertainty"])
+    regions = module.posterior_regions
+    monkeypatch.setattr(module, "posterior_regions", lambda *args: [None, *regions(*args)[1:]])
     found = tasks.TASKS["uncertainty"](digits, num_samples=20)
+    assert "no grid is fit for the true posterior of 1 of 28 data" in found.summary
     figures = {"predictive_first.png", "predictive_worst.png", "posteriors.png", "coverage.png"}
     assert written(found, tmp_path) == {"numbers.json"} | figures
     bound, evidence = evaluation.scores(digits.vae, digits.dataset.test, 20, 0)

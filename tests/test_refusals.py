@@ -170,6 +170,18 @@ def test_a_flow_without_inverse_has_a_pathwise_gradient_alone():
     )
 
 
+def test_rebar_is_for_one_site():
+    p = torch.nn.Parameter(torch.tensor(0.3))
+
+    def model(x, guide=False):
+        with pyro.plate("data", len(x)):
+            z = [pyro.sample(name, dist.Bernoulli(p if guide else torch.tensor(0.5))) for name in ("a", "b")]
+            if not guide:
+                observed(x, sum(z))
+
+    refused(model, lambda x: model(x, guide=True), "REBAR is for one latent site, not for 2: use", E.ELBO(2, G.REBAR()))
+
+
 def test_sleep_needs_data_as_they_are_observed():
     def model(x):
         with pyro.plate("data", len(x)):

@@ -264,6 +264,7 @@ def test_our_numbers_stand_beside_those_published(folder, capsys):
     (folder / "protocols").mkdir()
     entries = ["VAE: --objective ELBO", "IWAE: --objective IWAE --objective.num_particles 4"]
     published = {"VAE": {"log_likelihood": -3.5, "active_units": 2}, "IWAE": {"log_likelihood": -3.0}}
+    published["not trained"] = {"log_likelihood": -2.0}
     protocol = {
         "title": "a tiny one",
         "protocol": "as told",

@@ -52,7 +52,6 @@ def detect(
     _require_x_alone(run.vae)
     x, labels = columns(run.dataset.test)[0], None if run.dataset.labels is None else run.dataset.labels.test
     whole("the number of test data", min(num_data, len(x)), 2)
-    whole("max_steps", max_steps)
     chosen = _chosen(labels, classes)
     steps, note = _regret_steps(run.vae, x, max_steps)
     scored = partial(_scored, num_data=num_data, num_samples=num_samples, max_steps=steps, seed=seed)
