@@ -441,3 +441,11 @@ def test_bad_arguments_are_refused_by_name(name, argument, value):
     arguments = dict(zip(("in_shape", "out_shape"), first_pair(name), strict=True))
     with pytest.raises(ValueError, match=argument.removeprefix("in_").removeprefix("out_")):
         make(name, **{**arguments, argument: value})
+
+
+def test_an_activation_may_be_for_so_many_channels():
+    network = networks.MLP(3, 2, hidden=(8,), activation=partial(nn.PReLU, 8))
+    first, second = weighted(network)
+    x = torch.randn(5, 3)
+    hidden = first(x)
+    torch.testing.assert_close(network(x), second(torch.where(hidden > 0, hidden, 0.25 * hidden)))

@@ -44,7 +44,7 @@ class Mixture(dist.MixtureSameFamily):
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> dist.TorchDistribution:
         """The same for each element of a batch."""
-        if not math.prod(batch_shape):  # of which PyTorch's expanded one has no draws
+        if not math.prod(batch_shape):  # of no data, which an ExpandedDistribution cannot draw
             return super().expand(batch_shape, _instance)
         return dist.ExpandedDistribution(self, torch.Size(batch_shape))
 
