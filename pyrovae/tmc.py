@@ -84,7 +84,7 @@ class TMC(Objective):
         return log_mean(terms)
 
     def terms(self, densities: LogDensities) -> Tensor:
-        """Log-weights of the last site's draws, each the mean over those of one other site after the other, `(K, B)`."""
+        """Log-weights of the last site's draws, the mean over those of one other site after the other, `(K, B)`."""
         own = {z: -3 - i for i, z in enumerate(densities.q)}
         factors = [*densities.log_likelihood.values(), *densities.log_prior.values()]
         factors += [-_log_mixture(densities.log_posterior[z], dim) for z, dim in own.items()]
