@@ -261,7 +261,7 @@ class _Graph:
         examples = [t.detach() for t in (*given, *self.held)]
         try:
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of what the compiler itself uses
+                warnings.simplefilter("ignore")  # of what the compiler does, which a user cannot mend
                 self.run = _inductor(self.run, examples)
         except Exception as error:  # no compiler, or one that fails
             reason = " ".join(str(error).split("\n\n")[0].split())
