@@ -375,8 +375,8 @@ def _inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., li
     for op in {node.target for node in graph.graph.nodes if is_random(node.target)} - lowerings.keys():
         make_fallback(op, override_decomp=True)
     table = {op: decomposed for op, decomposed in select_decomp_table().items() if not is_random(op)}
-    # Before PyTorch 2.13 what brings operations near each other changed the order of draws.
-    patches = {"fallback_random": True, "reorder_for_locality": False}
+    # No draw may change its place among the others, as it would by what saves memory or time.
+    patches = {"fallback_random": True, "reorder_for_locality": False, "reorder_for_peak_memory": False}
     return compile_fx(graph, examples, config_patches=patches, decompositions=table)
 
 

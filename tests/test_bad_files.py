@@ -6,7 +6,9 @@ import os
 import tracemalloc
 import zipfile
 import zlib
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from pyrovae import checkpoint, data, readers, runs
-from pyrovae.hostile_files import Format, in_png, in_zip
+from pyrovae.hostile_files import Format, formats, in_png, in_zip
 from pyrovae.objectives import ELBO
 
 CHEAP = settings(
@@ -430,7 +432,7 @@ def read_by_first_byte(folder):
 
 def test_every_end_of_a_reader_is_told_apart(fuzz, tmp_path):
     form = Format({"x": b""}, "x", read_by_first_byte)
-    read = fuzz.Reader({"x": form}, memory=2**30, seconds=0.5)
+    read = fuzz.Reader({"x": form}, memory=2**30, seconds=1.0)
     found = {}
     for kind in "avlkmhcsb":
         (tmp_path / "x").write_text(kind)
@@ -448,14 +450,24 @@ def test_inputs_follow_from_the_seed_and_bad_ones_are_kept(fuzz, tmp_path):
     def inputs(seed, out):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fuzz, "outcome", lambda read, folder, expected: ("traceback", "x"))
-            table = fuzz.fuzz({"x": Format({"x": bytes(50)}, "x", lambda folder: "")}, seed, 0.3, out, 2**30, 9)
-        assert table.loc["x", "traceback"] == len([*out.glob("*-x")]) > 3
+            patch.setattr(fuzz, "time", SimpleNamespace(monotonic=count().__next__))
+            table = fuzz.fuzz({"x": Format({"x": bytes(50)}, "x", lambda folder: "")}, seed, 6, out, 2**30, 9)
+        assert table.loc["x", "traceback"] == len([*out.glob("*-x")]) == 5
         return [(out / f"{seed}-{i}-traceback-x").read_bytes() for i in range(3)]
 
     first = inputs(0, tmp_path / "a")
     assert first == inputs(0, tmp_path / "b")
     assert first != inputs(1, tmp_path / "c")
     assert len({*first}) == 3
+
+
+def test_inputs_of_all_formats_are_read_or_refused(fuzz, tmp_path, monkeypatch):
+    monkeypatch.setattr(fuzz, "time", SimpleNamespace(monotonic=count().__next__))
+    found = formats(tmp_path)
+    table = fuzz.fuzz(found, 0, 4, tmp_path / "bad", 2**30, 60)
+    assert table[[*fuzz.GOOD]].sum(axis=1).to_dict() == dict.fromkeys(found, 3)
+    assert table["refused"].sum() > len(found)
+    assert not (tmp_path / "bad").exists()
 
 
 def test_changes_inside_leave_checksums_right():

@@ -93,10 +93,10 @@ class StudentT(_Standard):
 
     Args:
         latent_dim: D, dimensions of z.
-        df: degrees of freedom, above 0, at most 1000; the larger, the nearer to a normal.
+        df: degrees of freedom, from 0.5 to 1000; the larger, the nearer to a normal.
 
     Raises:
-        ValueError: if df is not positive.
+        ValueError: if df is out of range.
 
     References:
         Mathieu et al. (2019), Disentangling disentanglement in variational autoencoders,
@@ -109,7 +109,8 @@ class StudentT(_Standard):
 
     def __init__(self, latent_dim: int, df: float = 5.0) -> None:
         super().__init__(latent_dim)
-        self.df = number("df", df, above=0, most=1000)  # float32 rounds what is left of log Gamma
+        # Of less, draws are beyond what float32 can square; of more, it rounds what is left of log Gamma.
+        self.df = number("df", df, least=0.5, most=1000)
 
     def forward(self) -> TorchDistribution:
         """The distribution p(z), batch `()`, event `(D,)`."""
