@@ -129,8 +129,9 @@ def fit(
         BlockingIOError: if another process trains in the folder.
         ProcessError: if another process has ended, or failed.
         OSError: if there is no room for a checkpoint; the last one stays.
-        FloatingPointError: if loss or gradient of a step, or the ELBO of an epoch, is not finite; of a step,
-            `trouble.pt` in the folder keeps the state before it, as a checkpoint does, with the batch.
+        FloatingPointError: if loss or gradient of a step, the parameters after it, or the ELBO of an epoch are not
+            finite; of loss and gradient, `trouble.pt` in the folder keeps the state before the step, as a checkpoint
+            does, with the batch.
         Interrupted: a KeyboardInterrupt, if a signal ended the training.
 
     Example:

@@ -46,6 +46,7 @@ class Watch:
 
         Raises:
             NumericalError: if the loss or the gradient of one is not finite.
+            FloatingPointError: if the parameters are not after one, or if what was not finite does not come again.
         """
         self.looked = len(self.epoch.totals)
         if self.since >= _LAST_GOOD:
@@ -100,10 +101,13 @@ class Watch:
                     break
         except NotFiniteError as error:
             self._tell(error)
+        place = f"batch {position} of epoch {number}"
+        what = f"loss or parameters were not finite by {place}, but were when the steps were repeated"
+        if not self._finite_parameters():
+            what = f"the parameters are not finite after {place}, though its loss and gradient are"
         self.parts.load_state_dict(self.good)
         raise FloatingPointError(
-            f"loss or parameters were not finite by batch {position} of epoch {number}, but were when the steps were "
-            f"repeated: try a smaller learning rate or clip_norm, and look for extreme values in the data"
+            f"{what}: try a smaller learning rate or clip_norm, and look for extreme values in the data"
         ) from cause
 
     def _again(self, number: int) -> Iterator[None]:

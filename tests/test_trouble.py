@@ -1,20 +1,26 @@
 """A step whose loss or gradient is not finite: it is found, told, and not taken."""
 
+import io
+import itertools
 import math
 import shutil
 import signal
 import warnings
 from functools import partial
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from programs import in_step, make_data, make_vae, parameters, same
+from pyro.infer import Trace_ELBO
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from pyrovae import fit, objectives, staging, watch
-from pyrovae.checkpoint import read
+from pyrovae.checkpoint import read, signed
 from pyrovae.interruption import Interrupted
+from pyrovae.trouble import Sites
 
 quiet = partial(fit, progress=False, batch_size=10)
 BAD = 7  # the datum at which all goes wrong
@@ -116,6 +122,43 @@ def test_so_many_batches_are_skipped_and_no_more(tmp_path):
         quiet(unchecked(make("gradient")[0]), x, epochs=5, max_skips=3, folder=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("objective", [objectives.ELBO(), Trace_ELBO()])
+def test_an_epoch_of_which_all_batches_are_skipped_has_no_row(objective):
+    vae, x = make("gradient")
+    with (
+        pytest.warns(UserWarning, match="it is skipped, 1 of at most 2"),
+        pytest.raises(FloatingPointError, match="all batches of epoch 1 were skipped: try a smaller learning rate"),
+    ):
+        quiet(unchecked(vae), x[:10], epochs=2, max_skips=2, objective=objective)
+    assert getattr(objective, "step", 1) == 1  # schedules go on
+
+
+def fail():
+    raise RuntimeError("of another kind")
+
+
+def test_what_fails_otherwise_is_not_skipped():
+    vae, x = make(None)
+    in_step(vae, 2, fail)
+    with pytest.raises(RuntimeError, match="of another kind"):
+        quiet(vae, x, max_skips=9)
+
+
+def test_trouble_that_cannot_be_kept_is_told_all_the_same(tmp_path):
+    vae, x = make("gradient")
+    (tmp_path / "trouble.pt").mkdir()
+    with pytest.raises(FloatingPointError, match=r"not its gradient in step .*before that step; .*Is a directory"):
+        quiet(unchecked(vae), x, folder=tmp_path)
+
+
+def test_a_value_without_a_density_is_told_too():
+    x = torch.tensor([0.0, math.nan])
+    with Sites() as sites:
+        pyro.sample("x", dist.Normal(0.0, 1.0, validate_args=True).expand([2]), obs=x)
+    assert sites.first_off().startswith("at site 'x' (Normal) value is 50% NaN, else from 0 to 0, and loc")
+    assert "log-density" not in sites.found[0]["statistics"]
+
+
 def test_a_skipped_batch_leaves_no_trace():
     """The other steps are those of a training without it."""
     vae, x = make("gradient")
@@ -181,10 +224,11 @@ def test_what_has_no_numbers_of_nan_is_trouble_too():
     drawn.remove()
 
 
-@pytest.mark.parametrize("every", [1, 50])
-def test_what_was_good_may_be_epochs_ago(every, monkeypatch):
+@pytest.mark.parametrize(("every", "last_good"), [(1, 500), (50, 500), (1, 3)])
+def test_what_was_good_may_be_epochs_ago(every, last_good, monkeypatch):
     """The steps since then are repeated through the ends of epochs, schedules and all."""
     monkeypatch.setattr(watch, "_EVERY", every)
+    monkeypatch.setattr(watch, "_LAST_GOOD", last_good)
     options = {"valid": make_data(8), "scheduler": partial(ReduceLROnPlateau, patience=0, threshold=9.0)}
     vaes, x = [make("late")[0], make("nothing")[0]], make_data(40)
     with pytest.raises(FloatingPointError, match="in step 11, batch 3 of epoch 3"):
@@ -193,3 +237,43 @@ def test_what_was_good_may_be_epochs_ago(every, monkeypatch):
     with pytest.raises(Interrupted):
         quiet(vaes[1], x, **options)
     assert same(*(vae.state_dict() for vae in vaes))
+
+
+class Leap(OneCycleLR):
+    """A second step whose length overflows."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer, max_lr=3e38, total_steps=2)
+
+    def get_lr(self):
+        return [3e38 if self.last_epoch else 1e-3]
+
+
+def test_a_step_that_is_too_large_is_told():
+    """Loss and gradient are finite, but not the parameters after it."""
+    vae, x = make(None)
+    with pytest.raises(FloatingPointError, match=r"\Athe parameters are not finite after batch 2 of epoch 1, though"):
+        quiet(vae, x[:20], epochs=1, scheduler=Leap)
+    assert all(p.isfinite().all() for p in vae.parameters())
+
+
+def test_what_does_not_come_again_is_told():
+    vae, x = make(None)
+    calls = itertools.count(1)
+    vae.encoder.network.register_forward_hook(lambda _, given, out: out * (math.nan if next(calls) == 9 else 1))
+    with pytest.raises(FloatingPointError, match="but were when the steps were repeated: try a smaller"):
+        quiet(vae, x, epochs=9)
+    assert all(p.isfinite().all() for p in vae.parameters())
+
+
+def test_a_checkpoint_that_is_not_finite_is_told_where_no_step_is_left(tmp_path):
+    vae, x = make(None)
+    in_step(vae, 4, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted, match="after 4 of 4 steps"):
+        quiet(vae, x, folder=tmp_path)
+    state = read(tmp_path / "checkpoint.pt")
+    next(iter(state["parts"]["vae"].values())).fill_(math.nan)
+    torch.save(state, content := io.BytesIO())
+    (tmp_path / "checkpoint.pt").write_bytes(signed(content.getvalue()))
+    with pytest.raises(FloatingPointError, match="the parameters are not finite after batch 4 of epoch 1"):
+        quiet(vae, x, folder=tmp_path, resume=True)
