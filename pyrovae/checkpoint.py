@@ -4,7 +4,6 @@ import copy
 import hashlib
 import inspect
 import io
-import os
 import platform
 import shutil
 import warnings
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import rng
-from pyrovae.files import whole
+from pyrovae.files import own, whole
 from pyrovae.memory import explained
 
 __all__ = ["Checkpoint", "Parts"]
@@ -128,7 +127,7 @@ class Checkpoint:
         for older, newer in zip(names[:1:-1], names[-2:0:-1], strict=True):
             if newer.exists():
                 newer.replace(older)
-        link = self.path.with_name(f".{os.getpid()}-link-{self.path.name}")
+        link = own(names[1])
         try:
             link.hardlink_to(self.path)
             link.replace(names[1])

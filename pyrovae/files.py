@@ -24,8 +24,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         OSError: if it cannot be written, in one sentence where there is no room for it.
     """
     path = Path(path)
-    # Of this process on this machine, as others may share the folder; the ending tells figures their format.
-    beside = path.with_name(f".{os.getpid()}-{platform.node()}-{path.name}")
+    beside = own(path)
     try:
         yield beside
         with beside.open("rb+") as file:
@@ -42,6 +41,16 @@ def whole(path: str | Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def own(path: Path) -> Path:
+    """A name beside a file's, of this process on this machine, as others may share the folder; its ending is the same.
+
+    Example:
+        >>> own(Path("runs/figure.png")).name.endswith("-figure.png")
+        True
+    """
+    return path.with_name(f".{os.getpid()}-{platform.node()}-{path.name}")
+
+
 def _sync(folder: Path) -> None:
     """Let the names in a folder outlast a loss of power."""
     if hasattr(os, "O_DIRECTORY"):  # elsewhere folders cannot be opened
@@ -56,8 +65,8 @@ def _sync(folder: Path) -> None:
 def held(folder: str | Path) -> Iterator[None]:
     """Hold a folder, so that no other process, and no other thread, can hold it; within, it can be held again.
 
-    The system lets go of it when the process ends, however it ends. Files that a killed process left half written are
-    removed.
+    The system lets go of it when the process ends, however it ends. Files that a killed process of this machine left
+    half written are removed.
 
     Args:
         folder: that is there.
@@ -77,8 +86,9 @@ def held(folder: str | Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         _lock(descriptor, folder)
-        for path in folder.glob(".[0-9]*-*"):
-            if not _lives(int(path.name[1:].partition("-")[0])):
+        for path in folder.glob(f".*-{platform.node()}-*"):
+            process = path.name[1:].partition("-")[0]
+            if process.isdecimal() and not _lives(int(process)):
                 path.unlink(missing_ok=True)
         token = _held.set(_held.get() | {folder})
         try:
@@ -94,21 +104,21 @@ def _lives(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
-        return True
+    except PermissionError:  # somebody else's
+        pass
     return True
 
 
 def _lock(descriptor: int, folder: Path) -> None:
     try:
-        import fcntl  # which Windows has not
+        import fcntl  # here, as the library is imported on Windows, too
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BlockingIOError(
             f"another process trains in '{folder}': wait until it ends, or give another folder"
         ) from None
-    except (ImportError, OSError):
+    except OSError:
         warnings.warn(f"'{folder}' cannot be locked here: let no other process train in it", stacklevel=4)
 
 

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import math
@@ -6,6 +7,8 @@ import pickle
 import signal
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +17,17 @@ from torch import nn
 
 from pyrovae import files
 from pyrovae.batches import Batches
-from pyrovae.checkpoint import Checkpoint, read, signed, verified
+from pyrovae.checkpoint import Checkpoint, read, signed, verified, versions
 from pyrovae.files import whole, with_nan, write_json
+
+
+def refuse(error):
+    """A function that raises it."""
+
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 def contents(folder):
@@ -60,12 +72,16 @@ def test_nothing_is_written_if_the_block_raises(error, old, written, tmp_path):
     assert contents(tmp_path) == old
 
 
-def test_nothing_is_written_if_the_disk_cannot_take_it(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError("no space left")
+def test_it_is_written_where_folders_cannot_be_opened_too(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    with whole(tmp_path / "a.txt") as beside:
+        beside.write_text("new")
+    assert contents(tmp_path) == {"a.txt": "new"}
 
+
+def test_nothing_is_written_if_the_disk_cannot_take_it(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("old")
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", refuse(OSError("no space left")))
     with pytest.raises(OSError, match="no space left"), whole(tmp_path / "a.txt") as beside:
         beside.write_text("new")
     assert contents(tmp_path) == {"a.txt": "old"}
@@ -257,12 +273,33 @@ def test_any_bit_that_flips_is_noticed(saved):
         content[place] ^= 1 << place % 8
 
 
-def test_so_many_checkpoints_are_kept_and_the_last_is_always_there(tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_so_many_checkpoints_are_kept_and_the_last_is_always_there(links, tmp_path, monkeypatch):
+    if not links:  # as on some file systems
+        monkeypatch.setattr(Path, "hardlink_to", refuse(OSError(errno.EPERM, "Operation not permitted")))
     part = Checkpoint(tmp_path / "c.pt", {}, keep=3)
     for epoch in range(5):
         part.save(epoch=epoch)
     kept = {path.name: read(path)["values"]["epoch"] for path in tmp_path.iterdir()}
     assert kept == {"c.pt": 4, "c.1.pt": 3, "c.2.pt": 2}
+
+
+def test_of_several_that_are_damaged_the_last_whole_one_is_gone_on_from(tmp_path):
+    part = Checkpoint(tmp_path / "c.pt", {}, keep=4)
+    for epoch in range(4):
+        part.save(epoch=epoch)
+    for name in ("c.pt", "c.1.pt"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"the run goes on from '.*c\.2\.pt'"):
+        assert part.load() == {"epoch": 1}
+
+
+def test_a_library_that_is_not_installed_has_no_version(monkeypatch):
+    """But lies in a folder where Python looks for it."""
+    found = versions()
+    missing = lambda name: refuse(PackageNotFoundError)() if name == "pyrovae" else version(name)  # noqa: E731
+    monkeypatch.setattr("pyrovae.checkpoint.version", missing)
+    assert versions() == found | {"pyrovae": "unknown"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,11 @@
 """A run that was ended, at any step and in whatever way, goes on to the end that it would have had."""
 
+import errno
+import fcntl
+import io
 import json
+import os
+import platform
 import random
 import resource
 import shutil
@@ -18,8 +23,9 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import Dataset, TensorDataset
 
 from pyrovae import fit, objectives, options, record, runs, schedules, staging
-from pyrovae.checkpoint import read
+from pyrovae.checkpoint import read, signed
 from pyrovae.data import Intensities
+from pyrovae.distributed import Processes
 from pyrovae.files import held
 from pyrovae.interruption import Interrupted, Interruption
 
@@ -147,6 +153,15 @@ def test_a_command_that_is_told_to_end_says_how_to_go_on(number, code, tmp_path,
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_of_several_processes_one_says_how_to_go_on(monkeypatch, capsys):
+    for rank in (0, 1):
+        monkeypatch.setattr(Processes, "here", classmethod(lambda cls, rank=rank: cls(rank, 2)))
+        with pytest.raises(SystemExit) as end:
+            options.command(send(signal.SIGINT), interrupted="go on")
+        assert end.value.code == 130
+        assert capsys.readouterr().err == ("" if rank else "interrupted: go on\n")
+
+
 def test_a_second_signal_ends_at_once_and_others_handlers_are_theirs():
     with Interruption() as interruption:
         signal.raise_signal(signal.SIGINT)
@@ -200,7 +215,7 @@ def test_a_folder_is_one_processs_until_it_dies(tmp_path):
     assert not (tmp_path / "config.yaml").exists()
     process.kill()
     process.join()
-    half = tmp_path / f".{process.pid}-checkpoint.pt"
+    half = tmp_path / f".{process.pid}-{platform.node()}-checkpoint.pt"
     half.touch()  # as a process leaves it that is killed while it writes
     assert (tmp_path / "checkpoint.pt").read_bytes() == content
     assert len(quiet(make_vae(), make_data(), epochs=2, folder=tmp_path, resume=True)) == 2
@@ -224,6 +239,33 @@ def test_a_folder_is_held_within_itself_but_not_by_another_thread(tmp_path):
     assert refused == [1]
     with held(tmp_path):
         pass
+
+
+def test_what_others_write_or_a_user_keeps_in_a_folder_stays(tmp_path, monkeypatch):
+    node, gone, system = platform.node(), 2**22 + 1, os.kill  # a number that no process has
+
+    def kill(process, number):
+        if process == 1:  # somebody else's
+            raise PermissionError
+        system(process, number)
+
+    monkeypatch.setattr(os, "kill", kill)
+    stay = {f".{os.getpid()}-{node}-a.pt", f".1-{node}-a.pt", f".{gone}-of-another-a.pt", f".{gone}-notes", ".1st-try"}
+    stay |= {f".of-{node}-1", f"{gone}-{node}-a.pt"}
+    for name in stay | {f".{gone}-{node}-a.pt"}:
+        (tmp_path / name).touch()
+    with held(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == stay
+
+
+def test_a_folder_that_cannot_be_locked_is_told(tmp_path, monkeypatch):
+    def lock(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with pytest.warns(UserWarning, match=f"'{tmp_path}' cannot be locked here: let no other process train in it"):
+        quiet(make_vae(), make_data(), epochs=1, folder=tmp_path)
+    assert len(read(tmp_path / "checkpoint.pt")["values"]["history"]) == 1
 
 
 def test_a_full_disk_ends_a_run_in_a_sentence_and_leaves_the_last_checkpoint(tmp_path):
@@ -281,6 +323,17 @@ def test_without_a_whole_checkpoint_there_is_an_error(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         quiet(make_vae(), make_data(), epochs=2, folder=tmp_path, resume=True)
+
+
+def test_a_checkpoint_with_other_best_parameters_holds_no_history(tmp_path):
+    options = {"valid": VALID, "patience": 2, "folder": tmp_path}
+    quiet(make_vae(), make_data(), epochs=1, **options)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["values"]["best"].popitem()
+    torch.save(state, content := io.BytesIO())
+    (tmp_path / "checkpoint.pt").write_bytes(signed(content.getvalue()))
+    with pytest.raises(ValueError, match=r"checkpoint\.pt' holds no history of a run"):
+        quiet(make_vae(), make_data(), epochs=2, resume=True, **options)
 
 
 def test_a_damaged_run_is_not_evaluated_and_what_is_whole_is_offered(tmp_path):
