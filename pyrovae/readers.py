@@ -108,8 +108,6 @@ def table(path: Path) -> pd.DataFrame:
         raise ValueError(f"'{path}' cannot be read as a table of numbers: {last_line(error)}") from error
     if named and first.isna().any():
         raise ValueError(f"'{path}' names some columns in its first line, but not all: name them, or leave them out")
-    if not isinstance(found.index, pd.RangeIndex):  # pandas takes the first values of each row for names of rows
-        raise ValueError(f"'{path}' names {found.shape[1]} columns, but its rows have more values: name all of them")
     return found
 
 

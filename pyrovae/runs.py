@@ -124,8 +124,7 @@ def build(
     parts = Parts(dataset, latent_dim, prior, likelihood, encoder, encoder_network, decoder_network, seed)
     vae = blueprint(parts)
     starting = [part for part in vae.modules() if hasattr(part, "start_from")]  # from what the training data are like
-    if starting:
-        checked(vae, dataset.train, None)  # or what does not suit the model would fail there
+    checked(vae, dataset.train, None)  # or what does not suit the model would fail there
     for part in starting:
         with isolated(seed, "start"):
             part.start_from(blueprint.start(in_memory(dataset)))
@@ -360,12 +359,10 @@ def _folder(options: Namespace) -> Path:
     if options.out is not None:
         return Path(options.out)
     name = Path(options.data).stem
-    taken, new = None, Path("runs") / name
-    for number in itertools.count(2):
-        if not (new / CHECKPOINT).exists():
-            return taken if options.resume and taken else new
-        taken, new = new, Path("runs") / f"{name}-{number}"
-    raise AssertionError
+    taken, new, numbers = None, Path("runs") / name, itertools.count(2)
+    while (new / CHECKPOINT).exists():
+        taken, new = new, Path("runs") / f"{name}-{next(numbers)}"
+    return taken if options.resume and taken else new
 
 
 def taken(function: Callable, arguments: dict) -> dict:

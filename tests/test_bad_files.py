@@ -114,6 +114,12 @@ def test_what_are_no_numbers_is_refused(descr, tmp_path):
     refusal(tmp_path / "x.npy")
 
 
+def test_a_version_of_the_format_that_is_not_for_numbers_is_refused(tmp_path):
+    content = npy("(20, 4)", content=bytes(80))
+    (tmp_path / "x.npy").write_bytes(content[:6] + b"\3" + content[7:])
+    assert "version (3, 0) of the format, which is not for numbers" in refusal(tmp_path / "x.npy")
+
+
 @pytest.mark.parametrize("text", ["(" * 3000, "[" * 3000, "(20, 4", "'x'", "(20, 4.0)", "(True, 4)", "9" * 5000])
 def test_what_is_no_shape_is_refused(text, tmp_path):
     (tmp_path / "x.npy").write_bytes(npy(text, content=bytes(80)))

@@ -246,6 +246,14 @@ def test_a_mistake_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys, 
     assert any(tmp_path.rglob("config.yaml")) == any(tmp_path.rglob("trouble.pt")) == stopped
 
 
+def test_a_run_that_fails_at_once_leaves_what_else_a_folder_holds(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    with pytest.raises(ValueError, match="clip_norm"):
+        in_process(tmp_path, monkeypatch, "--out", "out", "--clip_norm", "-1")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+
 def test_a_mistake_in_a_process_has_no_traceback(tmp_path):
     for run, script, arguments in (
         (run_in_a_new_interpreter, "train.py", ["--latent_dim", "two"]),
