@@ -200,6 +200,12 @@ def test_tensors_of_components_are_finite(bad):
         assert "NaN or infinity" in refusal(make)
 
 
+def test_tensors_of_components_are_tensors():
+    x = [[0.0, 1.0]]
+    for make in (partial(priors.VampPrior, 2, pseudo_inputs=x), partial(networks.PerDatum, 2, 3, data=x)):
+        assert "must be a tensor, not [[0.0, 1.0]]" in refusal(make)
+
+
 def test_what_is_refused_leaves_the_parts_as_they_were():
     prior, likelihood = priors.VampPrior(2, components=3), likelihoods.Normal(decode(5))
     refusal(VAE, prior, likelihood, "x")

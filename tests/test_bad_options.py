@@ -81,6 +81,14 @@ def test_what_starts_programs_is_no_component(path, option, monkeypatch):
     assert path in told([f"--{option}={path}"], monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"), [("prior=torch.nn.Linear", "Prior"), ("optimizer=pyrovae.priors.StandardNormal", "Optimizer")]
+)
+def test_a_class_of_another_kind_is_refused_by_both_names(path, kind, monkeypatch):
+    name, _, given = path.partition("=")
+    assert told([f"--{path}"], monkeypatch) == f"error: --{name}: {given} is not a subclass of {kind}\n"
+
+
 def test_a_parser_that_lets_options_through_ends_a_wrong_line_alike(capsys):
     parser = options.PlainParser("What it does.")
     parser.add_argument("--epochs", type=int)

@@ -251,3 +251,21 @@ def test_draws_go_on_from_their_state(kind, kept):
     epoch(one)
     other.load_state_dict(one.state_dict())
     assert torch.equal(epoch(other), epoch(one))
+
+
+def test_a_state_of_another_kind_of_device_gives_the_order_and_new_draws(kept):
+    """Of a GPU's generator, whose state is smaller."""
+    data = Intensities(grey(50))
+    one, other = make(data), make(data)
+    epoch(one)
+    other.load_state_dict(one.state_dict() | {"noise": torch.zeros(16, dtype=torch.uint8)})
+    orders = [torch.cat([x.as_subclass(torch.Tensor) for (x,) in batches]) for batches in (one, other)]
+    assert torch.equal(*orders)
+    assert torch.equal(other.noise.get_state(), make(data).noise.get_state())
+
+
+@pytest.mark.parametrize("position", [-1, 4])
+def test_a_state_within_no_epoch_is_refused(position):
+    batches = make(numbered(10))
+    with pytest.raises(ValueError, match=f"there is no batch {position} of 3"):
+        batches.load_state_dict(batches.state_dict() | {"position": position})

@@ -26,6 +26,7 @@ from pyrovae import batches, comparison, evaluation, jobs, known, options, plott
 from pyrovae import report as reports
 from pyrovae.claims import claimed, holder
 from pyrovae.gradient_study import gradient_study
+from pyrovae.objectives import ELBO
 from pyrovae.report import report
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -529,6 +530,18 @@ def test_equal_entries_are_not_told_apart_and_trained_ones_are_told_from_untrain
     assert kept.loc[kept["entry"] == "two", "real"].tolist() == [False, False]
 
 
+class OneDraw(ELBO):
+    """Which takes one draw, and no other number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def test_an_entry_that_takes_no_number_of_draws_has_no_ratio_against_it(tmp_path):
+    chosen = parse(tmp_path, "--entries", f"mine: --objective {__name__}.OneDraw")
+    assert comparison.signal_to_noise(chosen) == []
+
+
 def test_one_entry_or_one_seed_makes_a_table_too(tmp_path):
     result = compare(tmp_path, "--epochs", "1", "--entries", "alone:", "--seeds", "3")
     assert "alone" in str(result)
@@ -809,6 +822,8 @@ TWO = ["--entries", "a:", "b: --objective IWAE"]
         (["--entries", "a: --binarize static --dequantize true"], "leaves no grey levels to dequantize"),
         (["--entries", "a: --likelihood DiscretizedLogistic --likelihood.levels 17"], "number of levels to theirs"),
         (["--entries", "a: --likelihood Categorical --likelihood.categories 17"], "of 17 values, but train"),
+        (["--entries", "a: --model Autoencoder"], "entry 'a': its q.z . x. has no density"),
+        (["--data", "digits", "--entries", "a: --model ConditionalVAE"], "entry 'a': its numbers are of x given y"),
         (["--entries", "a:", "bits: --prior Bernoulli --encoder Bernoulli"], "entry 'bits': .*Pathwise"),
         ([*TWO, "--decoder_evaluations", "800"], "an epoch of entry 'b' takes 900 .*budget of 800"),
         ([*TWO, "--decoder_evaluations", "1e6", "--max_seconds", "9"], "one budget"),

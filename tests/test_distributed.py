@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 
 from pyrovae import Autoencoder, baselines, fit, gradients, likelihoods, networks, objectives, options, runs
 from pyrovae.checkpoint import read
-from pyrovae.distributed import ProcessError, Processes
+from pyrovae.distributed import ProcessError, Processes, own_gpu
 from pyrovae.exact import LinearGaussian
 from pyrovae.interruption import Interrupted
 from pyrovae.sums import require_sum
@@ -213,6 +213,10 @@ def skip(rank, folder):
     with pytest.raises(RuntimeError, match="of another kind" if rank else "a step failed in another of the 2 proc"):
         quiet(vae, make_data(), batch_size=7)
 
+    Processes.here().require_alike(make_vae())
+    with pytest.raises(ProcessError, match="the models of the 2 processes are no longer the same"):
+        Processes.here().require_alike(make_vae(seed=rank))
+
     objective = objectives.ELBO(gradient=gradients.ScoreFunction(baselines.MovingAverage()))
     with pytest.raises(ValueError, match=r"the buffer 'gradient\.baseline\.average' changes with the data of a step"):
         quiet(make_vae(), make_data(), objective=objective)
@@ -289,6 +293,32 @@ def test_there_are_data_for_each_process():
     require_sum(make_vae(), objectives.IWAE(), (make_data(2),), batch_size=3, size=3)
     with pytest.raises(ValueError, match="4 processes for batches of 3 data"):
         require_sum(make_vae(), objectives.IWAE(), (make_data(2),), batch_size=3, size=4)
+
+
+# Backends and devices -------------------------------------------------------------------------------------------------
+
+
+def test_a_backend_for_gpus_alone_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cuda:nccl")
+    with pytest.raises(ValueError, match=r"init_process_group\('cpu:gloo,cuda:nccl'\), not nccl alone"):
+        Processes.here()
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_gpu("cuda:5") == "cuda:5"  # of one process
+    monkeypatch.setattr(Processes, "here", classmethod(lambda cls: cls(3, 4)))
+    assert (own_gpu("cpu"), own_gpu("cuda")) == ("cpu", "cuda:1")
+    assert taken == [1]
+    for name, number in (("cuda:0", "1"), ("cuda", "2")):
+        monkeypatch.setenv("LOCAL_RANK", number)
+        with pytest.raises(ValueError, match="of 2 that are here: give --device cuda or cpu, and start no more proc"):
+            own_gpu(name)
+    assert taken == [1]
 
 
 # The command ----------------------------------------------------------------------------------------------------------

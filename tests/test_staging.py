@@ -511,16 +511,43 @@ def test_a_step_that_looks_at_values_runs_as_it_is(uncompiled):
     assert uncompiled == []
 
 
-def test_a_hook_is_run_in_each_step(uncompiled):
+@pytest.mark.parametrize(
+    ("hook", "why"),
+    [
+        (lambda network, seen: network.register_forward_hook(lambda *_: seen.append(1)), "the module MLP has a hook"),
+        (
+            lambda network, seen: [*network.parameters()][1].register_hook(lambda _: seen.append(1)),
+            r"a parameter of shape \(16,\) has a hook",
+        ),
+    ],
+)
+def test_a_hook_is_run_in_each_step(uncompiled, hook, why):
     seen = []
 
     def make():
         vae = make_vae()
-        vae.encoder.network.register_forward_hook(lambda *_: seen.append(1))
+        hook(vae.encoder.network, seen)
         return vae, objectives.ELBO(), make_data()
 
-    falls_back(make, "the module MLP has a hook")
+    falls_back(make, why)
     assert len(seen) >= 2 * 8
+
+
+def test_what_another_thread_calls_is_none_of_its_parts(uncompiled):
+    layer, hooked, seen = nn.Linear(2, 2), nn.Linear(2, 2), []
+    hooked.register_forward_hook(lambda *_: seen.append(1))
+
+    def f(x):
+        thread = threading.Thread(target=hooked, args=(torch.ones(1, 2),))
+        thread.start()
+        thread.join()
+        return [layer(x)]
+
+    staged, x = staging.Staged(f), torch.ones(1, 2)
+    for _ in range(3):
+        assert torch.equal(staged(x)[0], layer(x))
+    assert len(uncompiled) == 1
+    assert len(seen) == 2  # as it is, and traced; the graph is of tensors alone
 
 
 def test_a_hook_that_comes_later_is_run(uncompiled):

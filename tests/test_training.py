@@ -117,6 +117,8 @@ def test_intensities_are_drawn_anew_each_epoch_and_grey_data_refused():
         (torch.zeros(3, 1, 4, 4, dtype=torch.int64), "int64"),
         (torch.full((3, 1, 4, 4), math.nan), "finite"),
         (torch.zeros(3, 1, 4, 5), r"\(1, 4, 5\)"),
+        (torch.zeros(3, 1, 4, 4).to_sparse(), "must be dense tensors that hold values"),
+        (torch.zeros(3, 1, 4, 4, device="meta"), "must be dense tensors that hold values"),
         (TensorDataset(torch.full((3, 1, 4, 4), 0.3)), "binarize"),
         (TensorDataset(torch.cat([make_data(), torch.full((3, 1, 4, 4), 0.3)])), "binarize"),
     ],
@@ -334,8 +336,10 @@ def test_a_table_that_a_kill_left_behind_its_checkpoint_catches_up(tmp_path):
 
 
 def test_nothing_to_resume_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint"):
-        quiet(make_vae(), make_data(), folder=tmp_path, resume=True)
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(FileNotFoundError, match=f"no checkpoint '{folder / 'checkpoint.pt'}'"):
+            quiet(make_vae(), make_data(), folder=folder, resume=True)
+    assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="folder"):
         quiet(make_vae(), make_data(), resume=True)
 
@@ -608,6 +612,8 @@ def test_telling_the_elbo_does_not_touch_running_means(objective, encoder):
         {"clip_norm": -1.0},
         {"max_seconds": 0.0},
         {"valid_num_samples": 0},
+        {"keep": 0},
+        {"max_skips": -1},
     ],
 )
 def test_arguments_out_of_range_are_refused(bad):
