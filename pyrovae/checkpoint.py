@@ -190,6 +190,10 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' cannot be read as a checkpoint: {why}") from error
     if not isinstance(state, dict) or state.keys() != _KEYS or not all(isinstance(v, dict) for v in state.values()):
         raise ValueError(f"'{path}' is no checkpoint of this library")
+    if not all(
+        isinstance(v, str | int | float | None) for v in (*state["settings"].values(), *state["versions"].values())
+    ):
+        raise ValueError(f"'{path}' is no checkpoint of this library, as its settings are no plain values")
     return state
 
 

@@ -120,7 +120,9 @@ class Record:
 
 def _known(values: dict[str, Any], vae: nn.Module) -> tuple[History, dict[str, Tensor]]:
     """History and best parameters of a checkpoint, if they are any."""
-    rows = [{name: +value for name, value in row.items()} for row in values["history"]]
+    rows = [{"epoch": row["epoch"], "seconds": row["seconds"], **row} for row in values["history"]]
+    if any(row.keys() != rows[0].keys() or not all(isinstance(v, int | float) for v in row.values()) for row in rows):
+        raise ValueError
     best = {name: value.reshape(vae.state_dict()[name].shape) for name, value in values["best"].items()}
     if best and best.keys() != vae.state_dict().keys():
         raise ValueError

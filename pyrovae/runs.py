@@ -158,20 +158,30 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
 
 @contextmanager
 def _kept(folder: Path, options: Namespace) -> Iterator[None]:
-    """Hold a folder and keep a run's options there, unless it fails before there is anything else to keep."""
+    """Hold a folder and keep a run's options there; what fails before its first step leaves all as it was before."""
     folder.mkdir(parents=True, exist_ok=True)
+    config, checkpoint = folder / CONFIG, folder / CHECKPOINT
     with held(folder):
-        with whole(folder / CONFIG) as path:
+        known, written = config.read_bytes() if config.exists() else None, _written(checkpoint)
+        with whole(config) as path:
             path.write_text(_reader().dump(options, skip_unset=False))
         try:
             yield
         except Exception:
-            if not any((folder / name).exists() for name in (HISTORY, TROUBLE)):  # it failed before there was anything
-                (folder / CONFIG).unlink()
-                (folder / CHECKPOINT).unlink(missing_ok=True)
-                if not any(folder.iterdir()):
+            if known is not None and written is not None and _written(checkpoint) == written:
+                with whole(config) as path:
+                    path.write_bytes(known)
+            elif written is None and not any((folder / name).exists() for name in (HISTORY, TROUBLE)):
+                config.unlink(missing_ok=True)
+                checkpoint.unlink(missing_ok=True)
+                if folder.exists() and not any(folder.iterdir()):
                     folder.rmdir()
             raise
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written, if it is there."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -> dict | None:

@@ -254,6 +254,18 @@ def test_a_run_that_fails_at_once_leaves_what_else_a_folder_holds(tmp_path, monk
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_is_refused_leaves_a_run_as_it_was(tmp_path, monkeypatch, resume):
+    """Also one that was killed before it had a history."""
+    run, folder = in_process(tmp_path, monkeypatch, "--epochs", "1", "--out", "out")
+    (folder / "history.csv").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    run.options.batch_size = 7
+    with pytest.raises(ValueError, match="a run goes on as it began" if resume else "keeps a run already"):
+        runs.train(run.options, folder, resume)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_mistake_in_a_process_has_no_traceback(tmp_path):
     for run, script, arguments in (
         (run_in_a_new_interpreter, "train.py", ["--latent_dim", "two"]),
