@@ -73,7 +73,7 @@ def test_what_is_told_is_r2_and_its_error_that_of_other_data():
     (found,) = told(Coded(z[:2000], z[2000:], z), noisy[:2000], noisy[2000:])
     assert abs(found.linear - 0.8) < 4 * found.linear_std_error
     slope, constant = np.polyfit(z[:2000, 0], noisy[:2000, 0], 1)
-    assert abs(found.linear - r2_score(noisy[2000:], slope * z[2000:] + constant)) < 1e-6
+    assert abs(found.linear - r2_score(noisy[2000:].numpy(), slope * z[2000:].numpy() + constant)) < 1e-6
     drawn = [told(Coded(z[:900], z[i : i + 300], z), noisy[:900], noisy[i : i + 300])[0] for i in range(900, 3000, 300)]
     spread = np.std([of.linear for of in drawn], ddof=1)
     assert 0.4 < spread / drawn[0].linear_std_error < 2  # of 7 draws

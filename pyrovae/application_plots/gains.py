@@ -58,4 +58,6 @@ def _lines(axes: Axes, values: Mapping[str, Sequence[Difference]], colors: Mappi
                 100 * np.array([getattr(of, end) for of in values[method]]) for end in ("value", "low", "high")
             )
             x = np.arange(len(value)) + place
-            axes.errorbar(x, value, [value - low, high - value], color=color, marker="o", elinewidth=1.5, capsize=3)
+            axes.errorbar(
+                x, value, np.stack([value - low, high - value]), color=color, marker="o", elinewidth=1.5, capsize=3
+            )
