@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import sys
 from functools import partial
@@ -329,7 +328,7 @@ def test_the_script_trains_in_several_processes(tmp_path):
     small = ["--encoder_network.hidden", "[8]", "--decoder_network.hidden", "[8]", "--latent_dim", "2"]
     codes, written = scripts_together(tmp_path, 2, "train.py", "--epochs", "2", "--num_samples", "2", *small)
     assert codes == [0, 0], written
-    assert re.sub(r"\[Gloo\] Rank .*\n", "", written[1]) == ""  # which PyTorch 2.8 says
+    assert written[1] == ""
     assert f"kept in {os.path.join('runs', 'digits')}\n" in written[0]
     run = runs.load(tmp_path / "runs" / "digits")
     assert len(run.history) == 2
