@@ -162,20 +162,21 @@ def _kept(folder: Path, options: Namespace) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     config, checkpoint = folder / CONFIG, folder / CHECKPOINT
     with held(folder):
-        known, written = config.read_bytes() if config.exists() else None, _written(checkpoint)
+        known, before = config.read_bytes() if config.exists() else None, _written(checkpoint)
         with whole(config) as path:
             path.write_text(_reader().dump(options, skip_unset=False))
         try:
             yield
         except Exception:
-            if known is not None and written is not None and _written(checkpoint) == written:
+            if before is None and not any((folder / name).exists() for name in (HISTORY, TROUBLE)):
+                checkpoint.unlink(missing_ok=True)
+            if known is None and _written(checkpoint) == before:
+                config.unlink(missing_ok=True)
+            elif _written(checkpoint) == before:
                 with whole(config) as path:
                     path.write_bytes(known)
-            elif written is None and not any((folder / name).exists() for name in (HISTORY, TROUBLE)):
-                config.unlink(missing_ok=True)
-                checkpoint.unlink(missing_ok=True)
-                if folder.exists() and not any(folder.iterdir()):
-                    folder.rmdir()
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
             raise
 
 

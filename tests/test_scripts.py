@@ -248,10 +248,11 @@ def test_a_mistake_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys, 
 
 def test_a_run_that_fails_at_once_leaves_what_else_a_folder_holds(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").touch()
+    (tmp_path / "out" / "config.yaml").write_text("clip_norm: -1  # mine")
     with pytest.raises(ValueError, match="clip_norm"):
-        in_process(tmp_path, monkeypatch, "--out", "out", "--clip_norm", "-1")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+        in_process(tmp_path, monkeypatch, "--out", "out", "--config", "out/config.yaml")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.yaml"]
+    assert (tmp_path / "out" / "config.yaml").read_text() == "clip_norm: -1  # mine"
 
 
 @pytest.mark.parametrize("resume", [True, False])
