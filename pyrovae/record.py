@@ -123,7 +123,7 @@ def _known(values: dict[str, Any], vae: nn.Module) -> tuple[History, dict[str, T
     rows = [{"epoch": row["epoch"], "seconds": row["seconds"], **row} for row in values["history"]]
     if any(row.keys() != rows[0].keys() or not all(isinstance(v, int | float) for v in row.values()) for row in rows):
         raise ValueError
-    best = {name: value.reshape(vae.state_dict()[name].shape) for name, value in values["best"].items()}
-    if best and best.keys() != vae.state_dict().keys():
+    best, own = dict(values["best"]), vae.state_dict()
+    if best and {name: t.shape for name, t in best.items()} != {name: t.shape for name, t in own.items()}:
         raise ValueError
     return History(rows), best

@@ -325,11 +325,12 @@ def test_without_a_whole_checkpoint_there_is_an_error(tmp_path):
         quiet(make_vae(), make_data(), epochs=2, folder=tmp_path, resume=True)
 
 
-def test_a_checkpoint_with_other_best_parameters_holds_no_history(tmp_path):
+@pytest.mark.parametrize("change", [lambda best: best.popitem(), lambda best: best.update(dict.fromkeys(best, VALID))])
+def test_a_checkpoint_with_other_best_parameters_holds_no_history(tmp_path, change):
     options = {"valid": VALID, "patience": 2, "folder": tmp_path}
     quiet(make_vae(), make_data(), epochs=1, **options)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    state["values"]["best"].popitem()
+    change(state["values"]["best"])
     torch.save(state, content := io.BytesIO())
     (tmp_path / "checkpoint.pt").write_bytes(signed(content.getvalue()))
     with pytest.raises(ValueError, match=r"checkpoint\.pt' holds no history of a run"):
