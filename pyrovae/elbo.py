@@ -99,7 +99,11 @@ class ELBO(Objective):
             self.restriction = "as beta weights log p(x | z) and log q differently"
         super().__init__(num_particles, gradient, max_plate_nesting, chunk)
         self.beta, self.free_bits, self.capacity, self.analytic_kl = beta, free_bits, capacity, analytic_kl
-        self.additive = not free_bits and capacity is None
+
+    @property
+    def additive(self) -> bool:
+        """Whether it is a sum over data: the batch's mean KL is inside of what free bits and a capacity make of it."""
+        return not self.free_bits and self.capacity is None
 
     def why_not(self, gradient: Gradient) -> str:
         """The reason why an estimator is not among those of the objective."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyrovae.check import unvalidated
-from pyrovae.elbo import ELBO
 from pyrovae.evaluation import evaluating
 from pyrovae.objective import Objective
 from pyrovae.parameters import ModuleParameters
@@ -86,8 +85,7 @@ def draw_gradients(
 ) -> Draws:
     """Independent gradient estimates, of which sums remain."""
     vae, x, parameters, blocks = problem
-    # The batch's mean KL is inside of what free bits and a capacity make of it.
-    whole = isinstance(objective, ELBO) and (objective.free_bits or objective.capacity is not None)
+    whole = isinstance(objective, Objective) and not objective.additive
     chunk = _CHUNK.get(x.device.type, _CHUNK["cpu"])
     chunks = x.chunk(1 if whole else math.ceil(len(x) * cost.numbers / chunk))
     if isinstance(objective, Objective):

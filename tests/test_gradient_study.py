@@ -377,9 +377,12 @@ def test_chunks_leave_the_statistics_of_draws_as_they_are(monkeypatch):
     assert deviation(row) < UNBIASED
 
 
-def test_what_is_of_the_batch_as_a_whole_is_not_cut(monkeypatch, linear_gaussian):
+@pytest.mark.parametrize(
+    "bound", [partial(objectives.ELBO, free_bits=1.5, analytic_kl=True), partial(objectives.InfoVAE, alpha=0.5)]
+)
+def test_what_is_of_the_batch_as_a_whole_is_not_cut(monkeypatch, linear_gaussian, bound):
     model, x = linear_gaussian
-    pairs = {"free bits": (partial(objectives.ELBO, free_bits=1.5, analytic_kl=True), None)}
+    pairs = {"of the batch": (bound, None)}
     rows = [study(model.vae, x, pairs, [2], 3)]
     monkeypatch.setitem(gradient_draws._CHUNK, "cpu", 1)
     rows.append(study(model.vae, x, pairs, [2], 3))
