@@ -47,7 +47,10 @@ class Parts:
         loads = {name: part.load_state_dict for name, part in self.parts.items()} | {"random": rng.set_state}
         for name, load in loads.items():
             try:
-                load(copied(state["parts"].get(name, state["random"])))  # as some go on with what they are given
+                with explained():
+                    load(copied(state["parts"].get(name, state["random"])))  # as some go on with what they are given
+            except MemoryError:
+                raise
             except Exception as error:  # whatever stands there in place of states
                 raise ValueError(f"whose {name} is another") from error
 

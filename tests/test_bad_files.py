@@ -395,12 +395,18 @@ def test_the_steps_of_an_objective_are_a_number():
         ELBO().set_extra_state({"step": {}})
 
 
-def test_a_whole_checkpoint_for_which_there_is_no_memory_is_not_damaged(small_run, monkeypatch):
+def test_a_whole_checkpoint_for_which_there_is_no_memory_is_neither_damaged_nor_of_another_run(small_run, monkeypatch):
     def lacking(*args, **kwargs):
         raise RuntimeError(
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes. Error code 12"
         )
 
+    part = torch.nn.Linear(1, 1)
+    parts = checkpoint.Parts(part=part)
+    state = parts.state_dict()
+    monkeypatch.setattr(part, "load_state_dict", lacking)
+    with pytest.raises(MemoryError, match="not enough memory"):
+        parts.load_state_dict(state)
     monkeypatch.setattr(torch, "load", lacking)
     with pytest.raises(MemoryError, match="not enough memory"):
         checkpoint.read(small_run / runs.CHECKPOINT)
