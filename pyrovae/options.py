@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,8 @@ MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFound
 # Options may come with a run of somebody else's: none names what starts programs or reads pickles, as `os.system` does.
 set_parsing_settings(import_path_denylist=[])
 
+_raises = ContextVar("raises", default=False)  # instead of ending the process, in parsers of components, too
+
 
 class Parser(ArgumentParser):
     """Ends a wrong command line with one line and exit code 2.
@@ -36,7 +39,7 @@ class Parser(ArgumentParser):
 
     kinds: tuple[str, ...] = ()  # of components that the help lists at its end
     unstuck: tuple[str, ...] = ()  # names of the options that choose such a component
-    _dumping = _raises = False
+    _dumping = False
 
     def format_help(self) -> str:
         """The help, with the catalogue at its end."""
@@ -68,13 +71,13 @@ class Parser(ArgumentParser):
         Raises:
             ValueError: if it cannot be parsed.
         """
-        self._raises = True
+        token = _raises.set(True)
         try:
             return super().parse_path(path, *args, **kwargs)
         except Exception as error:
             raise ValueError(f"'{path}' cannot be read: {_one_line(str(error))}") from error
         finally:
-            self._raises = False
+            _raises.reset(token)
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
         """Make the objects that options describe.
@@ -101,7 +104,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Write the line and exit, or of a file, raise it."""
-        if self._raises:
+        if _raises.get():
             raise ValueError(message) from ex
         _tell(f"error: {_one_line(message)}")
         self.exit(2)

@@ -372,6 +372,7 @@ def test_a_run_does_not_go_on_from_other_values(changed, small_run, tmp_path):
         ("dropout: 0.0", f"dropout: {'9' * 400}", ""),
         ("seed: 0", "seed: \0", ""),
         ("class_path: pyrovae.priors.StandardNormal", "class_path: os.system", "prior"),
+        ("class_path: pyrovae.priors.StandardNormal", "help: StandardNormal", "help"),
     ],
 )
 def test_options_of_a_run_that_are_none_are_told_in_one_line(before, after, word, small_run, tmp_path):
