@@ -88,7 +88,7 @@ def held(folder: str | Path) -> Iterator[None]:
         _lock(descriptor, folder)
         for path in folder.glob(f".*-{platform.node()}-*"):
             process = path.name[1:].partition("-")[0]
-            if process.isdecimal() and not _lives(int(process)):
+            if process.isdecimal() and path.is_file() and not _lives(int(process)):
                 path.unlink(missing_ok=True)
         token = _held.set(_held.get() | {folder})
         try:
@@ -102,7 +102,7 @@ def held(folder: str | Path) -> Iterator[None]:
 def _lives(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # somebody else's
         pass

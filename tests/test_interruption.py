@@ -252,10 +252,11 @@ def test_what_others_write_or_a_user_keeps_in_a_folder_stays(tmp_path, monkeypat
     monkeypatch.setattr(os, "kill", kill)
     stay = {f".{os.getpid()}-{node}-a.pt", f".1-{node}-a.pt", f".{gone}-of-another-a.pt", f".{gone}-notes", ".1st-try"}
     stay |= {f".of-{node}-1", f"{gone}-{node}-a.pt"}
-    for name in stay | {f".{gone}-{node}-a.pt"}:
+    for name in stay | {f".{gone}-{node}-a.pt", f".{2**70}-{node}-a.pt"}:
         (tmp_path / name).touch()
+    (tmp_path / f".{gone}-{node}-folder").mkdir()
     with held(tmp_path):
-        assert {path.name for path in tmp_path.iterdir()} == stay
+        assert {path.name for path in tmp_path.iterdir()} == stay | {f".{gone}-{node}-folder"}
 
 
 def test_a_folder_that_cannot_be_locked_is_told(tmp_path, monkeypatch):
