@@ -78,7 +78,7 @@ class Epoch:
         warnings.warn(
             f"{error} in batch {self.batches.position} of epoch {self.number}: it is skipped, {self.skips} of at most "
             f"{self.max_skips}",
-            stacklevel=4,
+            stacklevel=5,
         )
 
     def end(self) -> dict[str, float]:

@@ -126,11 +126,12 @@ def test_so_many_batches_are_skipped_and_no_more(tmp_path):
 def test_an_epoch_of_which_all_batches_are_skipped_has_no_row(objective):
     vae, x = make("gradient")
     with (
-        pytest.warns(UserWarning, match="it is skipped, 1 of at most 2"),
+        pytest.warns(UserWarning, match="it is skipped, 1 of at most 2") as told,
         pytest.raises(FloatingPointError, match="all batches of epoch 1 were skipped: try a smaller learning rate"),
     ):
         quiet(unchecked(vae), x[:10], epochs=2, max_skips=2, objective=objective)
     assert getattr(objective, "step", 1) == 1  # schedules go on
+    assert told[0].filename == __file__
 
 
 def fail():
