@@ -88,8 +88,8 @@ class Record:
         """Keep all as it is now."""
         self._saved = time.monotonic()
         if self.checkpoint is not None:
+            self.history.to_csv(self.folder / HISTORY)  # first, as it tells that there is a checkpoint to keep
             self.checkpoint.save(history=list(self.history), best=self.best)
-            self.history.to_csv(self.folder / HISTORY)
 
     def interrupted(self, signal: int, epoch: Epoch) -> Interrupted:
         """What to raise when a signal ends the training.

@@ -158,31 +158,32 @@ def train(options: Namespace, folder: str | Path, resume: bool = False) -> Run:
 
 @contextmanager
 def _kept(folder: Path, options: Namespace) -> Iterator[None]:
-    """Hold a folder and keep a run's options there; what fails before its first step leaves all as it was before."""
+    """Hold a folder and keep a run's options there; what is refused, or fails at once, leaves all as it was before."""
     folder.mkdir(parents=True, exist_ok=True)
     config, checkpoint = folder / CONFIG, folder / CHECKPOINT
     with held(folder):
-        known, before = config.read_bytes() if config.exists() else None, _written(checkpoint)
+        known, begun, before = config.read_bytes() if config.exists() else None, checkpoint.exists(), _written(folder)
         with whole(config) as path:
             path.write_text(_reader().dump(options, skip_unset=False))
         try:
             yield
         except Exception:
-            if before is None and not any((folder / name).exists() for name in (HISTORY, TROUBLE)):
-                checkpoint.unlink(missing_ok=True)
-            if known is None and _written(checkpoint) == before:
-                config.unlink(missing_ok=True)
-            elif _written(checkpoint) == before:
-                with whole(config) as path:
-                    path.write_bytes(known)
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
+            if folder.exists() and _written(folder) == before:
+                if not begun:
+                    checkpoint.unlink(missing_ok=True)
+                if known is None:
+                    config.unlink(missing_ok=True)
+                else:
+                    with whole(config) as path:
+                        path.write_bytes(known)
+                if not any(folder.iterdir()):
+                    folder.rmdir()
             raise
 
 
-def _written(path: Path) -> int | None:
-    """When a file was written, if it is there."""
-    return path.stat().st_mtime_ns if path.exists() else None
+def _written(folder: Path) -> list[int | None]:
+    """When what a training tells of its steps was written, if it is there."""
+    return [path.stat().st_mtime_ns if path.exists() else None for path in (folder / HISTORY, folder / TROUBLE)]
 
 
 def report(run: Run, folder: str | Path, num_samples: int, tsne: bool = False) -> dict | None:

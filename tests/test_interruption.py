@@ -293,7 +293,7 @@ def test_a_full_disk_ends_a_run_in_a_sentence_and_leaves_the_last_checkpoint(tmp
 def test_a_folder_that_vanishes_is_told(tmp_path):
     vae = make_vae()
     in_step(vae, 2, lambda: shutil.rmtree(tmp_path / "run"))
-    with pytest.raises(FileNotFoundError, match=r"\A'.*checkpoint.pt' cannot be written \(No such file or directory\)"):
+    with pytest.raises(FileNotFoundError, match=r"\A'.*history.csv' cannot be written \(No such file or directory\)"):
         quiet(vae, make_data(), epochs=1, batch_size=8, folder=tmp_path / "run")
 
 

@@ -246,13 +246,19 @@ def test_a_mistake_ends_with_one_line_and_code_2(tmp_path, monkeypatch, capsys, 
     assert any(tmp_path.rglob("config.yaml")) == any(tmp_path.rglob("trouble.pt")) == stopped
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_a_run_that_fails_at_once_leaves_what_else_a_folder_holds(tmp_path, monkeypatch):
+    """Also a file of options, and the history of a run whose checkpoint was removed."""
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.yaml").write_text("clip_norm: -1  # mine")
-    with pytest.raises(ValueError, match="clip_norm"):
+    (tmp_path / "out" / "config.yaml").write_text("optimizer.lr: 1.0e-30  # mine")
+    (tmp_path / "out" / "history.csv").touch()
+    before = contents(tmp_path / "out")
+    with pytest.raises(ValueError, match="did not move"):
         in_process(tmp_path, monkeypatch, "--out", "out", "--config", "out/config.yaml")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.yaml"]
-    assert (tmp_path / "out" / "config.yaml").read_text() == "clip_norm: -1  # mine"
+    assert contents(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -260,11 +266,16 @@ def test_what_is_refused_leaves_a_run_as_it_was(tmp_path, monkeypatch, resume):
     """Also one that was killed before it had a history."""
     run, folder = in_process(tmp_path, monkeypatch, "--epochs", "1", "--out", "out")
     (folder / "history.csv").unlink()
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     run.options.batch_size = 7
     with pytest.raises(ValueError, match="a run goes on as it began" if resume else "keeps a run already"):
         runs.train(run.options, folder, resume)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
+    if resume:  # of one that is damaged, the options
+        (folder / "checkpoint.pt").write_bytes(b"")
+        with pytest.warns(UserWarning, match="goes on from"), pytest.raises(ValueError, match="goes on as it began"):
+            runs.train(run.options, folder, resume)
+        assert contents(folder)["config.yaml"] == before["config.yaml"]
 
 
 def test_a_mistake_in_a_process_has_no_traceback(tmp_path):
