@@ -34,12 +34,15 @@ def isolated(seed: int | None = None, purpose: str = "") -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """The same with NumPy's global generator and Python's, from which data of users' own may be drawn."""
     with isolated(seed):
-        before = state()
+        kind, of_numpy, of_python = np.random.get_bit_generator(), np.random.get_state(legacy=False), random.getstate()
+        np.random.set_bit_generator(np.random.MT19937())  # the usual one, whatever a user has put there
         reseed(seed)
         try:
             yield
         finally:
-            set_state(before)
+            np.random.set_bit_generator(kind)
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
 
 
 def reseed(seed: int, purpose: str = "") -> None:

@@ -87,6 +87,21 @@ def test_a_run_stopped_in_any_step_of_an_epoch_ends_bit_identical(tmp_path, case
     assert rows(history) == rows(expected)
 
 
+def test_numpys_generator_may_be_of_another_kind():
+    def trained():
+        before = str(NUMPY.get_state(legacy=False))
+        quiet(vae := make_vae(), Flipped(), epochs=1)
+        assert str(NUMPY.get_state(legacy=False)) == before
+        return parameters(vae)
+
+    usual, kind = trained(), NUMPY.get_bit_generator()
+    NUMPY.set_bit_generator(NUMPY.PCG64(0))
+    try:
+        assert same(trained(), usual)
+    finally:
+        NUMPY.set_bit_generator(kind)
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 def test_a_compiled_run_ends_bit_identical(tmp_path):
     """Though the rounding of compiled steps is another than that of plain ones, with which a process could begin."""
