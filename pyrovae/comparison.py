@@ -354,12 +354,16 @@ def _entry(entry: str, shared: str) -> tuple[str, Namespace]:
     told = io.StringIO()
     try:
         with redirect_stderr(told):
-            options = runs.parser().parse_args(["--config", shared, *shlex.split(text)])
+            common, options = (runs.parser().parse_args(["--config", shared, *own]) for own in ([], shlex.split(text)))
     except (SystemExit, ValueError) as error:
         reason = (
             told.getvalue().removeprefix("error: ").strip() or f"'{text.strip()}' is no choice of options ({error})"
         )
         raise ValueError(f"entry '{name.strip()}': {reason}") from None
+    try:
+        runs.require_taken(options, common)
+    except ValueError as error:
+        raise ValueError(f"entry '{name.strip()}': {error}") from None
     options.pop("config")
     runs.anchor(options)
     return name.strip(), options

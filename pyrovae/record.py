@@ -60,9 +60,9 @@ class Record:
         self.folder.mkdir(parents=True, exist_ok=True)
         with held(self.folder):
             if resume:
-                values = self.checkpoint.load()
+                values, validated = self.checkpoint.load(), self.checkpoint.settings["validation data"] is not None
                 try:
-                    self.history, self.best = _known(values, self.checkpoint.parts.parts["vae"])
+                    self.history, self.best = _known(values, self.checkpoint.parts.parts["vae"], validated)
                     self.history.to_csv(self.folder / HISTORY)
                 except (LookupError, TypeError, ValueError, AttributeError) as error:  # of a stranger's file
                     raise ValueError(f"'{self.checkpoint.path}' holds no history of a run") from error
@@ -118,11 +118,12 @@ class Record:
             raise FloatingPointError(f"{trouble}; '{path}' keeps that, and the batch") from trouble
 
 
-def _known(values: dict[str, Any], vae: nn.Module) -> tuple[History, dict[str, Tensor]]:
+def _known(values: dict[str, Any], vae: nn.Module, validated: bool) -> tuple[History, dict[str, Tensor]]:
     """History and best parameters of a checkpoint, if they are any."""
-    rows = [{"epoch": row["epoch"], "seconds": row["seconds"], **row} for row in values["history"]]
-    if any(row.keys() != rows[0].keys() or not all(isinstance(v, int | float) for v in row.values()) for row in rows):
-        raise ValueError
+    rows, columns = [*map(dict, values["history"])], {"epoch", "seconds", *(["valid_elbo"] if validated else [])}
+    for row in rows:
+        if not columns <= row.keys() == rows[0].keys() or not all(isinstance(v, int | float) for v in row.values()):
+            raise ValueError
     best, own = dict(values["best"]), vae.state_dict()
     if best and {name: t.shape for name, t in best.items()} != {name: t.shape for name, t in own.items()}:
         raise ValueError

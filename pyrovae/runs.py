@@ -348,16 +348,20 @@ def parse(arguments: Sequence[str] | None) -> tuple[Namespace, Path, bool]:
     return options, folder, resume
 
 
-def require_taken(options: Namespace) -> None:
+def require_taken(options: Namespace, unless_given: Namespace | None = None) -> None:
     """Refuse a part that is chosen for a model which has none such.
+
+    Args:
+        options: of a run.
+        unless_given: options that other models share with it; by default none do.
 
     Raises:
         ValueError: by the option's name.
     """
     reader = _reader()
-    model, unless_given = reader.instantiate(options).model, reader.parse_args([])
+    model, shared = reader.instantiate(options).model, unless_given or reader.parse_args([])
     for name in model.without:
-        if options[name] != unless_given[name]:
+        if options[name] != shared[name]:
             raise ValueError(f"--{name} is not taken by {type(model).__name__}, as it has none: leave it out")
 
 

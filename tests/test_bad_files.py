@@ -346,6 +346,7 @@ def test_a_checkpoint_of_other_values_is_refused(changed, small_run, tmp_path):
         {"values": {"history": [{"seconds": "x", "epoch": 1}], "best": {}}},
         {"values": {"history": [{"seconds": torch.zeros(2), "epoch": 1}], "best": {}}},
         {"values": {"history": [{"epoch": 1}], "best": {}}},
+        {"values": {"history": [{"epoch": 1, "seconds": 1.0}], "best": {}}},
         {"values": {"history": [], "best": 3}},
         {"values": {"history": [], "best": {"a": 3}}},
     ],

@@ -823,6 +823,7 @@ TWO = ["--entries", "a:", "b: --objective IWAE"]
         (["--entries", "a: --likelihood DiscretizedLogistic --likelihood.levels 17"], "number of levels to theirs"),
         (["--entries", "a: --likelihood Categorical --likelihood.categories 17"], "of 17 values, but train"),
         (["--entries", "a: --model Autoencoder"], "entry 'a': its q.z . x. has no density"),
+        (["--entries", "a: --model LadderVAE --encoder IAF"], "entry .a.: --encoder is not taken by LadderVAE"),
         (["--data", "digits", "--entries", "a: --model ConditionalVAE"], "entry 'a': its numbers are of x given y"),
         (["--entries", "a:", "bits: --prior Bernoulli --encoder Bernoulli"], "entry 'bits': .*Pathwise"),
         ([*TWO, "--decoder_evaluations", "800"], "an epoch of entry 'b' takes 900 .*budget of 800"),
