@@ -127,13 +127,12 @@ class Epoch:
         """Go on from there."""
         self._clear()
         like = next(self.vae.parameters())
+        if state["totals"].shape[1:] != (3,):
+            raise ValueError(f"totals of steps are (n, 3), not {tuple(state['totals'].shape)}")
         self.totals = list(state["totals"].to(like.device))
         self.seconds, self.rate = float(state["seconds"]), float(state["rate"])
-        self.left_out, self.skips, self.number = (
-            [*map(int, state["left_out"])],
-            int(state["skips"]),
-            int(state["number"]),
-        )
+        batches, data = map(int, state["left_out"])
+        self.left_out, self.skips, self.number = [batches, data], int(state["skips"]), int(state["number"])
 
 
 def validation(vae: Model, valid: Data, num_samples: int, seed: int, processes: Processes) -> dict[str, float]:

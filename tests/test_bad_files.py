@@ -359,6 +359,14 @@ def test_a_run_does_not_go_on_from_other_values(changed, small_run, tmp_path):
     assert len(str(told.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("changed", [{"totals": torch.zeros(4)}, {"left_out": [1]}, {"seconds": "x"}])
+def test_a_run_does_not_go_on_from_another_epoch(changed, small_run, tmp_path):
+    parts = checkpoint.read(small_run / runs.CHECKPOINT)["parts"]
+    run = copy_of(small_run, tmp_path, parts={**parts, "epoch": parts["epoch"] | changed})
+    with pytest.raises(ValueError, match=r"checkpoint\.pt' is of a run whose epoch is another"):
+        runs.train(runs.parser().parse_path(run / runs.CONFIG), run, resume=True)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "word"),
     [
