@@ -96,3 +96,9 @@ def test_what_cannot_be_deterministic_is_told(monkeypatch):
     x, told = torch.zeros(3), pytest.raises(ValueError, match=r"^put_ has no deterministic algorithm on cpu: leave out")
     with told, determinism(torch.device("cpu")):
         x.put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes differ"), determinism(torch.device("cpu")):
+        raise RuntimeError("shapes differ")
+    assert not torch.are_deterministic_algorithms_enabled()
