@@ -25,7 +25,8 @@ __all__ = ["MISTAKES", "Parser", "PlainParser", "command"]
 MISTAKES = (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFoundError)  # what a user can put right
 
 
-# Options may come with a run of somebody else's: none names what starts programs or reads pickles, as `os.system` does.
+# Options may come with a run of somebody else's: none names what starts programs or reads pickles, as `os.system` does,
+# of which jsonargparse has a list of its own, to which this adds nothing.
 set_parsing_settings(import_path_denylist=[])
 
 _raises = ContextVar("raises", default=False)  # instead of ending the process, in parsers of components, too
